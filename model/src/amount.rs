@@ -125,9 +125,15 @@ mod tests {
 
     #[test]
     fn doubles_are_rounded_to_thousandths() {
-        for (value, thousandths) in
-            [(1.0, 1000), (0.1, 100), (0.0005, 1), (0.00049, 0), (-0.0005, -1), (1.2345, 1235), (0.1 + 0.2, 300)]
-        {
+        for (value, thousandths) in [
+            (1.0, 1000),
+            (0.1, 100),
+            (0.0005, 1),
+            (0.00049, 0),
+            (-0.0005, -1),
+            (1.2345, 1235),
+            (0.1 + 0.2, 300),
+        ] {
             assert_eq!(Milli::from_f64(value), Ok(Milli(thousandths)), "{value}");
         }
     }
@@ -143,9 +149,15 @@ mod tests {
 
     #[test]
     fn amounts_are_written_without_needless_digits() {
-        for (thousandths, text) in
-            [(1500, "1.5"), (1000, "1"), (0, "0"), (1, "0.001"), (-1500, "-1.5"), (-10, "-0.01"), (12_340, "12.34")]
-        {
+        for (thousandths, text) in [
+            (1500, "1.5"),
+            (1000, "1"),
+            (0, "0"),
+            (1, "0.001"),
+            (-1500, "-1.5"),
+            (-10, "-0.01"),
+            (12_340, "12.34"),
+        ] {
             assert_eq!(Milli(thousandths).to_string(), text);
         }
     }
@@ -155,7 +167,10 @@ mod tests {
         let tenth = Milli::from_f64(0.1).unwrap();
         let sum: Milli = std::iter::repeat_n(tenth, 1_000_000).sum();
         assert_eq!(sum, Milli::from_units(100_000));
-        assert_eq!((0..1_000_000).fold(sum, |left, _| left - tenth), Milli::ZERO);
+        assert_eq!(
+            (0..1_000_000).fold(sum, |left, _| left - tenth),
+            Milli::ZERO
+        );
     }
 
     #[test]

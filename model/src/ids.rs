@@ -101,11 +101,20 @@ pub enum IdError {
     #[error("the {what} must not be empty")]
     Empty { what: &'static str },
     #[error("the {what} '{}…' has {bytes} bytes, at most {limit} are allowed", beginning(.id))]
-    TooLong { what: &'static str, id: String, bytes: usize, limit: usize },
+    TooLong {
+        what: &'static str,
+        id: String,
+        bytes: usize,
+        limit: usize,
+    },
     #[error("the {what} '{id}' is a directory's own name and cannot be used")]
     Dots { what: &'static str, id: String },
     #[error("the {what} '{}' contains {character:?}, which is not allowed", .id.escape_debug())]
-    Character { what: &'static str, id: String, character: char },
+    Character {
+        what: &'static str,
+        id: String,
+        character: char,
+    },
 }
 
 fn beginning(id: &str) -> String {
@@ -114,7 +123,9 @@ fn beginning(id: &str) -> String {
 
 /// Whether a task, executor, framework, agent or persistence id can be used as a file name; `what` names its kind.
 pub fn check_id(what: &'static str, id: &str) -> Result<(), IdError> {
-    check(what, id, MAX_ID_BYTES, |character| character.is_control() || matches!(character, '/' | '\\'))
+    check(what, id, MAX_ID_BYTES, |character| {
+        character.is_control() || matches!(character, '/' | '\\')
+    })
 }
 
 /// The stricter rule for the value of a container id that a client chose.
@@ -124,18 +135,35 @@ pub fn check_container_id(id: &str) -> Result<(), IdError> {
     })
 }
 
-fn check(what: &'static str, id: &str, limit: usize, forbidden: impl Fn(char) -> bool) -> Result<(), IdError> {
+fn check(
+    what: &'static str,
+    id: &str,
+    limit: usize,
+    forbidden: impl Fn(char) -> bool,
+) -> Result<(), IdError> {
     if id.is_empty() {
         return Err(IdError::Empty { what });
     }
     if id.len() > limit {
-        return Err(IdError::TooLong { what, id: id.to_owned(), bytes: id.len(), limit });
+        return Err(IdError::TooLong {
+            what,
+            id: id.to_owned(),
+            bytes: id.len(),
+            limit,
+        });
     }
     if id == "." || id == ".." {
-        return Err(IdError::Dots { what, id: id.to_owned() });
+        return Err(IdError::Dots {
+            what,
+            id: id.to_owned(),
+        });
     }
     match id.chars().find(|character| forbidden(*character)) {
-        Some(character) => Err(IdError::Character { what, id: id.to_owned(), character }),
+        Some(character) => Err(IdError::Character {
+            what,
+            id: id.to_owned(),
+            character,
+        }),
         None => Ok(()),
     }
 }
@@ -150,7 +178,10 @@ mod tests {
             assert_eq!(check_id("task id", id), Ok(()));
         }
         assert_eq!(check_id("task id", &"x".repeat(255)), Ok(()));
-        assert!(matches!(check_id("task id", &"x".repeat(256)), Err(IdError::TooLong { bytes: 256, .. })));
+        assert!(matches!(
+            check_id("task id", &"x".repeat(256)),
+            Err(IdError::TooLong { bytes: 256, .. })
+        ));
     }
 
     #[test]
@@ -159,8 +190,14 @@ mod tests {
             assert!(check_id("task id", id).is_err(), "{id:?}");
         }
         let error = check_id("executor id", "a/b").unwrap_err();
-        assert_eq!(error.to_string(), "the executor id 'a/b' contains '/', which is not allowed");
-        assert_eq!(check_id("task id", "").unwrap_err().to_string(), "the task id must not be empty");
+        assert_eq!(
+            error.to_string(),
+            "the executor id 'a/b' contains '/', which is not allowed"
+        );
+        assert_eq!(
+            check_id("task id", "").unwrap_err().to_string(),
+            "the task id must not be empty"
+        );
     }
 
     #[test]
@@ -175,6 +212,9 @@ mod tests {
     fn an_id_is_found_in_a_map_by_its_text() {
         let map = std::collections::BTreeMap::from([(TaskId::new("one"), 1)]);
         assert_eq!(map.get("one"), Some(&1));
-        assert_eq!(format!("{} {:?}", TaskId::from("one"), TaskId::from("one")), "one TaskId(one)");
+        assert_eq!(
+            format!("{} {:?}", TaskId::from("one"), TaskId::from("one")),
+            "one TaskId(one)"
+        );
     }
 }

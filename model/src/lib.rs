@@ -17,12 +17,18 @@ pub mod size;
 pub mod time;
 
 pub use amount::{AmountError, Milli};
-pub use ids::{AgentId, ContainerId, ExecutorId, FrameworkId, IdError, OfferId, TaskId, check_container_id, check_id};
-pub use parse::{Attribute, AttributeValue, ParseError, parse_attributes, parse_quantities, parse_resources};
+pub use ids::{
+    AgentId, ContainerId, ExecutorId, FrameworkId, IdError, OfferId, TaskId, check_container_id,
+    check_id,
+};
+pub use parse::{
+    Attribute, AttributeValue, ParseError, parse_attributes, parse_quantities, parse_resources,
+};
 pub use quantities::Quantities;
 pub use ranges::{Ranges, RangesError};
 pub use resource::{
-    Disk, DiskSource, DiskVolume, Labels, Persistence, Quantity, Reservation, Resource, ResourceError,
+    Disk, DiskOrigin, DiskSource, DiskVolume, Labels, Persistence, Quantity, Reservation, Resource,
+    ResourceError,
 };
 pub use resources::Resources;
 pub use role::{Role, RoleError};

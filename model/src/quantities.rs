@@ -16,7 +16,10 @@ impl Quantities {
     }
 
     pub fn of<const COUNT: usize>(amounts: [(&str, Milli); COUNT]) -> Self {
-        amounts.into_iter().map(|(name, amount)| (Arc::from(name), amount)).collect()
+        amounts
+            .into_iter()
+            .map(|(name, amount)| (Arc::from(name), amount))
+            .collect()
     }
 
     pub fn get(&self, name: &str) -> Milli {
@@ -53,7 +56,10 @@ impl Quantities {
 
     /// Whether there is at least as much of everything.
     pub fn contains(&self, other: &Quantities) -> bool {
-        other.0.iter().all(|(name, amount)| self.get(name) >= *amount)
+        other
+            .0
+            .iter()
+            .all(|(name, amount)| self.get(name) >= *amount)
     }
 
     pub fn is_empty(&self) -> bool {

@@ -26,14 +26,20 @@ impl Ranges {
         }
         pairs.sort_unstable();
         if let Some(pair) = pairs.windows(2).find(|pair| pair[0].1 >= pair[1].0) {
-            return Err(RangesError::Overlap(pair[0].0, pair[0].1, pair[1].0, pair[1].1));
+            return Err(RangesError::Overlap(
+                pair[0].0, pair[0].1, pair[1].0, pair[1].1,
+            ));
         }
         Ok(Self(coalesce(pairs)))
     }
 
     /// The numbers of one range; none if it ends before it begins.
     pub fn single(begin: u64, end: u64) -> Self {
-        if begin > end { Self::new() } else { Self(vec![(begin, end)]) }
+        if begin > end {
+            Self::new()
+        } else {
+            Self(vec![(begin, end)])
+        }
     }
 
     #[must_use]
@@ -60,7 +66,11 @@ impl Ranges {
                         if from < hole_begin {
                             left.push((from, hole_begin - 1));
                         }
-                        begin = if hole_end < end { Some(hole_end + 1) } else { None };
+                        begin = if hole_end < end {
+                            Some(hole_end + 1)
+                        } else {
+                            None
+                        };
                     }
                     _ => {
                         left.push((from, end));
@@ -84,7 +94,10 @@ impl Ranges {
 
     /// Whether every number of the other is in this.
     pub fn contains(&self, other: &Ranges) -> bool {
-        other.0.iter().all(|&(begin, end)| self.around(begin).is_some_and(|(_, last)| last >= end))
+        other
+            .0
+            .iter()
+            .all(|&(begin, end)| self.around(begin).is_some_and(|(_, last)| last >= end))
     }
 
     pub fn contains_number(&self, number: u64) -> bool {
@@ -103,7 +116,9 @@ impl Ranges {
 
     /// How many numbers there are.
     pub fn count(&self) -> u64 {
-        self.0.iter().fold(0, |count: u64, (begin, end)| count.saturating_add((end - begin).saturating_add(1)))
+        self.0.iter().fold(0, |count: u64, (begin, end)| {
+            count.saturating_add((end - begin).saturating_add(1))
+        })
     }
 
     pub fn is_empty(&self) -> bool {
@@ -163,8 +178,14 @@ mod tests {
 
     #[test]
     fn listing_a_number_twice_or_backwards_is_an_error() {
-        assert_eq!(Ranges::from_pairs(vec![(1, 3), (3, 4)]), Err(RangesError::Overlap(1, 3, 3, 4)));
-        assert_eq!(Ranges::from_pairs(vec![(4, 3)]), Err(RangesError::Backwards { begin: 4, end: 3 }));
+        assert_eq!(
+            Ranges::from_pairs(vec![(1, 3), (3, 4)]),
+            Err(RangesError::Overlap(1, 3, 3, 4))
+        );
+        assert_eq!(
+            Ranges::from_pairs(vec![(4, 3)]),
+            Err(RangesError::Backwards { begin: 4, end: 3 })
+        );
     }
 
     #[test]
@@ -180,9 +201,15 @@ mod tests {
     fn the_ends_of_the_number_line_hold() {
         let everything = Ranges::single(0, u64::MAX);
         assert_eq!(everything.count(), u64::MAX);
-        assert_eq!(everything.difference(&Ranges::single(1, u64::MAX)), Ranges::single(0, 0));
+        assert_eq!(
+            everything.difference(&Ranges::single(1, u64::MAX)),
+            Ranges::single(0, 0)
+        );
         assert_eq!(everything.difference(&everything), Ranges::new());
-        assert_eq!(Ranges::single(u64::MAX, u64::MAX).union(&everything), everything);
+        assert_eq!(
+            Ranges::single(u64::MAX, u64::MAX).union(&everything),
+            everything
+        );
     }
 
     #[test]
@@ -194,13 +221,24 @@ mod tests {
             let numbers = |ranges: &Ranges| ranges.numbers().collect::<BTreeSet<u64>>();
             assert_eq!(numbers(&left), left_model);
             assert_eq!(numbers(&left.union(&right)), &left_model | &right_model);
-            assert_eq!(numbers(&left.difference(&right)), &left_model - &right_model);
-            assert_eq!(numbers(&left.intersection(&right)), &left_model & &right_model);
+            assert_eq!(
+                numbers(&left.difference(&right)),
+                &left_model - &right_model
+            );
+            assert_eq!(
+                numbers(&left.intersection(&right)),
+                &left_model & &right_model
+            );
             assert_eq!(left.contains(&right), left_model.is_superset(&right_model));
-            assert_eq!(left.checked_subtract(&right).is_some(), left_model.is_superset(&right_model));
+            assert_eq!(
+                left.checked_subtract(&right).is_some(),
+                left_model.is_superset(&right_model)
+            );
             assert_eq!(left.overlaps(&right), !left_model.is_disjoint(&right_model));
             assert_eq!(left.count(), left_model.len() as u64);
-            assert!((0..40).all(|number| left.contains_number(number) == left_model.contains(&number)));
+            assert!(
+                (0..40).all(|number| left.contains_number(number) == left_model.contains(&number))
+            );
         }
     }
 

@@ -3,6 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+/// The longest role in bytes. Every level of a role is kept with its whole path, so a long one of many levels would cost
+/// the square of its length.
+pub const MAX_ROLE_BYTES: usize = 1024;
+
 /// A valid role: `*` or a path such as `engineering/backend`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Role(Arc<str>);
@@ -11,6 +15,8 @@ pub struct Role(Arc<str>);
 pub enum RoleError {
     #[error("a role must not be empty")]
     Empty,
+    #[error("a role has at most {MAX_ROLE_BYTES} bytes, not {bytes}")]
+    TooLong { bytes: usize },
     #[error("the role '{role}' must not begin with a slash")]
     LeadingSlash { role: String },
     #[error("the role '{role}' must not end with a slash")]
@@ -31,6 +37,9 @@ impl Role {
         if role.is_empty() {
             return Err(RoleError::Empty);
         }
+        if role.len() > MAX_ROLE_BYTES {
+            return Err(RoleError::TooLong { bytes: role.len() });
+        }
         if role == "*" {
             return Ok(Self::star());
         }
@@ -44,14 +53,25 @@ impl Role {
             match component {
                 "" => return Err(RoleError::DoubleSlash { role: owned() }),
                 "." | ".." | "*" => {
-                    return Err(RoleError::Component { role: owned(), component: component.to_owned() });
+                    return Err(RoleError::Component {
+                        role: owned(),
+                        component: component.to_owned(),
+                    });
                 }
-                component if component.starts_with('-') => return Err(RoleError::Dash { role: owned() }),
+                component if component.starts_with('-') => {
+                    return Err(RoleError::Dash { role: owned() });
+                }
                 _ => {}
             }
         }
-        match role.chars().find(|character| matches!(character, '\x09'..='\x0d' | ' ' | '\x7f')) {
-            Some(character) => Err(RoleError::Character { role: owned(), character }),
+        match role
+            .chars()
+            .find(|character| matches!(character, '\x09'..='\x0d' | ' ' | '\x7f'))
+        {
+            Some(character) => Err(RoleError::Character {
+                role: owned(),
+                character,
+            }),
             None => Ok(Self(role.into())),
         }
     }
@@ -71,12 +91,16 @@ impl Role {
 
     /// Whether this role lies beneath the other: `a/b` beneath `a`, but `ab` does not.
     pub fn is_strict_sub_role_of(&self, other: &Role) -> bool {
-        self.0.strip_prefix(&*other.0).is_some_and(|rest| rest.starts_with('/'))
+        self.0
+            .strip_prefix(&*other.0)
+            .is_some_and(|rest| rest.starts_with('/'))
     }
 
     /// The roles above this one, nearest first.
     pub fn ancestors(&self) -> impl Iterator<Item = Role> + '_ {
-        self.0.rmatch_indices('/').map(|(at, _)| Role(self.0[..at].into()))
+        self.0
+            .rmatch_indices('/')
+            .map(|(at, _)| Role(self.0[..at].into()))
     }
 
     pub fn components(&self) -> impl Iterator<Item = &str> {
@@ -149,11 +173,21 @@ mod tests {
 
     #[test]
     fn what_is_no_path_is_refused() {
-        for text in ["", "/a", "a/", "a//b", ".", "..", "a/./b", "a/*", "-a", "a/-b", "a b", "a\tb", "a\u{7f}", "/"] {
+        for text in [
+            "", "/a", "a/", "a//b", ".", "..", "a/./b", "a/*", "-a", "a/-b", "a b", "a\tb",
+            "a\u{7f}", "/",
+        ] {
             assert!(Role::parse(text).is_err(), "{text:?}");
         }
+        assert_eq!(
+            Role::parse(&"a".repeat(1025)),
+            Err(RoleError::TooLong { bytes: 1025 })
+        );
         let error = Role::parse("a/*").unwrap_err();
-        assert_eq!(error.to_string(), "the role 'a/*' has the component '*', which is not allowed");
+        assert_eq!(
+            error.to_string(),
+            "the role 'a/*' has the component '*', which is not allowed"
+        );
     }
 
     #[test]
@@ -168,10 +202,16 @@ mod tests {
 
     #[test]
     fn ancestors_come_nearest_first() {
-        let ancestors: Vec<String> = role("a/b/c").ancestors().map(|role| role.to_string()).collect();
+        let ancestors: Vec<String> = role("a/b/c")
+            .ancestors()
+            .map(|role| role.to_string())
+            .collect();
         assert_eq!(ancestors, ["a/b", "a"]);
         assert_eq!(Role::star().ancestors().count(), 0);
-        assert_eq!(role("a/b/c").components().collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!(
+            role("a/b/c").components().collect::<Vec<_>>(),
+            ["a", "b", "c"]
+        );
         assert_eq!(role("a/b/c").top_level(), role("a"));
     }
 }

@@ -10,7 +10,10 @@ impl Tick {
     /// The tick this long from now. Parts of a millisecond count as a whole one: a deadline is never early.
     pub fn after(self, duration: Duration) -> Self {
         let milliseconds = duration.as_nanos().div_ceil(1_000_000);
-        Self(self.0.saturating_add(u64::try_from(milliseconds).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(milliseconds).unwrap_or(u64::MAX)),
+        )
     }
 
     /// How long ago `earlier` was; zero if it is yet to come.
@@ -40,7 +43,9 @@ pub enum DurationError {
     Number { text: String },
     #[error("'{text}' has no unit; write one of ns, us, ms, secs, mins, hrs, days, weeks")]
     NoUnit { text: String },
-    #[error("'{text}' has the unknown unit '{unit}'; known are ns, us, ms, secs, mins, hrs, days, weeks")]
+    #[error(
+        "'{text}' has the unknown unit '{unit}'; known are ns, us, ms, secs, mins, hrs, days, weeks"
+    )]
     Unit { text: String, unit: String },
     #[error("the duration '{text}' is negative or too large")]
     Range { text: String },
@@ -59,11 +64,15 @@ const WEEK: u64 = 7 * DAY;
 pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     let text = text.trim();
     let split = text
-        .find(|character: char| !(character.is_ascii_digit() || matches!(character, '.' | '-' | '+')))
+        .find(|character: char| {
+            !(character.is_ascii_digit() || matches!(character, '.' | '-' | '+'))
+        })
         .unwrap_or(text.len());
     let (number, unit) = (&text[..split], text[split..].trim());
     let owned = || text.to_owned();
-    let value: f64 = number.parse().map_err(|_| DurationError::Number { text: owned() })?;
+    let value: f64 = number
+        .parse()
+        .map_err(|_| DurationError::Number { text: owned() })?;
     let nanoseconds = match unit {
         "" => return Err(DurationError::NoUnit { text: owned() }),
         "ns" => NANOSECOND,
@@ -74,7 +83,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
         "hrs" | "hr" | "h" => HOUR,
         "days" | "day" | "d" => DAY,
         "weeks" | "week" | "w" => WEEK,
-        unit => return Err(DurationError::Unit { text: owned(), unit: unit.to_owned() }),
+        unit => {
+            return Err(DurationError::Unit {
+                text: owned(),
+                unit: unit.to_owned(),
+            });
+        }
     };
     let total = value * nanoseconds as f64;
     // Mesos counts in signed 64 bits; what it could not represent is refused here too.
@@ -105,7 +119,10 @@ pub fn format_duration(duration: Duration) -> String {
     if nanoseconds == 0 {
         return "0ns".to_owned();
     }
-    let magnitude = UNITS.iter().position(|(size, _)| nanoseconds >= *size).unwrap_or(UNITS.len() - 1);
+    let magnitude = UNITS
+        .iter()
+        .position(|(size, _)| nanoseconds >= *size)
+        .unwrap_or(UNITS.len() - 1);
     let (size, name) = UNITS[magnitude];
     if nanoseconds.is_multiple_of(size) {
         return format!("{}{name}", nanoseconds / size);
@@ -137,19 +154,44 @@ mod tests {
             (" 10 secs ", 10 * SECOND),
             ("0ns", 0),
         ] {
-            assert_eq!(parse_duration(text), Ok(Duration::from_nanos(nanoseconds)), "{text}");
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_nanos(nanoseconds)),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn what_is_no_duration_is_refused_with_the_reason() {
-        assert!(matches!(parse_duration("secs"), Err(DurationError::Number { .. })));
-        assert!(matches!(parse_duration(""), Err(DurationError::Number { .. })));
-        assert!(matches!(parse_duration("5"), Err(DurationError::NoUnit { .. })));
-        assert!(matches!(parse_duration("5parsecs"), Err(DurationError::Unit { .. })));
-        assert!(matches!(parse_duration("-5secs"), Err(DurationError::Range { .. })));
-        assert!(matches!(parse_duration("99999999weeks"), Err(DurationError::Range { .. })));
-        assert!(matches!(parse_duration("1.2.3secs"), Err(DurationError::Number { .. })));
+        assert!(matches!(
+            parse_duration("secs"),
+            Err(DurationError::Number { .. })
+        ));
+        assert!(matches!(
+            parse_duration(""),
+            Err(DurationError::Number { .. })
+        ));
+        assert!(matches!(
+            parse_duration("5"),
+            Err(DurationError::NoUnit { .. })
+        ));
+        assert!(matches!(
+            parse_duration("5parsecs"),
+            Err(DurationError::Unit { .. })
+        ));
+        assert!(matches!(
+            parse_duration("-5secs"),
+            Err(DurationError::Range { .. })
+        ));
+        assert!(matches!(
+            parse_duration("99999999weeks"),
+            Err(DurationError::Range { .. })
+        ));
+        assert!(matches!(
+            parse_duration("1.2.3secs"),
+            Err(DurationError::Number { .. })
+        ));
     }
 
     #[test]
