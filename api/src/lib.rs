@@ -1,1 +1,31 @@
-//! Skeleton.
+//! The Mesos v1 wire: message types, their JSON and protobuf forms, media types and record framing.
+//!
+//! Everything here is a function of its arguments. What a call means is for the master, the agent and the allocator to
+//! say; this crate knows only how it is written.
+
+#![forbid(unsafe_code)]
+
+pub mod convert;
+mod generated;
+pub mod json;
+mod map_values;
+pub mod media;
+pub mod proto;
+pub mod recordio;
+pub mod required;
+pub mod state;
+
+/// What Tepui adds to the Mesos v1 messages (package `tepui.v1`).
+pub use generated::ext;
+/// The stream between an agent and its master (package `tepui.v1.link`); protobuf only.
+pub use generated::ext::link;
+/// What the master keeps on disk (package `tepui.v1.registry`); protobuf only.
+pub use generated::ext::registry;
+/// The Mesos v1 messages (package `mesos.v1`), with `scheduler`, `executor`, `master`, `agent` and others inside.
+pub use generated::v1;
+pub use json::{Json, JsonError};
+pub use media::{ContentTypeError, DecodeError, MediaType};
+pub use state::roles_of;
+
+/// The encoded `FileDescriptorSet` of all messages, for tools that describe or check them.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
