@@ -1,1 +1,28 @@
-//! Skeleton.
+//! Who is offered what: hierarchical, weighted dominant resource fairness.
+//!
+//! The allocator is told what agents have, what frameworks want and what is taken and given back; it answers with what
+//! to offer to whom. It knows no clock, no network and no offers with ids: whoever calls it keeps those. It is driven by
+//! events: only agents on which something changed, or for which somebody new is waiting, are looked at again.
+
+#![forbid(unsafe_code)]
+
+mod agent;
+mod allocator;
+mod config;
+mod invariants;
+mod round;
+mod share;
+mod tree;
+mod views;
+
+pub use allocator::{Allocator, NotHeld};
+pub use config::{Config, FrameworkCapabilities};
+pub use round::Allocation;
+
+/// An agent, interned by whoever calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AgentKey(pub u32);
+
+/// A framework, interned by whoever calls. Between frameworks that are equal in everything else the lower key is first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrameworkKey(pub u32);

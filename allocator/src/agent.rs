@@ -1,0 +1,176 @@
+//! What one agent has, who holds it, and who has refused it for now.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tepui_model::{Attribute, Milli, Quantities, Resources, Role, Tick};
+
+use crate::FrameworkKey;
+use crate::config::FrameworkCapabilities;
+use crate::share::Amounts;
+use crate::tree::NodeId;
+
+/// How many refusals a framework may have in force on one agent for one role; the first to end is dropped for another.
+/// A new one replaces those that it covers, so more than a few come only from ever different resources.
+const MAX_FILTERS: usize = 16;
+
+/// A framework within one of its roles.
+pub(crate) type Holder = (FrameworkKey, NodeId);
+
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(crate) total: Resources,
+    pub(crate) attributes: Arc<[Attribute]>,
+    pub(crate) active: bool,
+    pub(crate) held: BTreeMap<Holder, Hold>,
+    /// The sum over all holders.
+    pub(crate) held_sum: Resources,
+    /// What may be offered: what nobody holds, and shared resources whoever holds them.
+    pub(crate) available: Resources,
+    pub(crate) filters: BTreeMap<Holder, Vec<Filter>>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Hold {
+    /// Offered or used, as one sum.
+    pub(crate) resources: Resources,
+    /// How much of it is in offers not yet answered.
+    pub(crate) offered: Amounts,
+}
+
+/// A refusal of these resources, or fewer, until a moment.
+#[derive(Debug)]
+pub(crate) struct Filter {
+    pub(crate) refused: Resources,
+    pub(crate) until: Tick,
+    /// The shortest time that a refusal must last runs from the next allocation: only then is the time known.
+    pub(crate) begun: bool,
+}
+
+impl Agent {
+    pub(crate) fn new(total: Resources, attributes: Arc<[Attribute]>) -> Self {
+        Self {
+            available: total.clone(),
+            total,
+            attributes,
+            active: true,
+            held: BTreeMap::new(),
+            held_sum: Resources::new(),
+            filters: BTreeMap::new(),
+        }
+    }
+
+    /// What is left of a total. An agent may have shrunk below what is in use: then nothing is.
+    pub(crate) fn left_over(&self) -> Resources {
+        let mut left = self.total.filter(|resource| !resource.shared);
+        left.subtract(&self.held_sum);
+        left.add(&self.total.shared());
+        left
+    }
+
+    pub(crate) fn has_something_to_offer(&self) -> bool {
+        self.active
+            && self
+                .available
+                .iter_counted()
+                .any(|(resource, _)| !resource.shared)
+    }
+
+    /// Notes a refusal in place of those that it covers.
+    pub(crate) fn refuse(&mut self, holder: Holder, filter: Filter) {
+        let filters = self.filters.entry(holder).or_default();
+        filters.retain(|old| old.until > filter.until || !filter.refused.contains(&old.refused));
+        if filters.len() == MAX_FILTERS {
+            let first = (0..MAX_FILTERS)
+                .min_by_key(|at| filters[*at].until)
+                .unwrap_or_default();
+            filters.swap_remove(first);
+        }
+        filters.push(filter);
+    }
+
+    pub(crate) fn has_gpus(&self) -> bool {
+        self.total.gpus().is_positive()
+    }
+
+    /// The part of what is available that a framework may be offered in a role.
+    pub(crate) fn offerable(&self, role: &Role, capabilities: FrameworkCapabilities) -> Resources {
+        self.available.filter(|resource| {
+            capabilities.understand(resource) && resource.is_allocatable_to(role)
+        })
+    }
+
+    /// The roles for which all that is available is reserved; `None` if some of it is for everybody.
+    pub(crate) fn reserved_roles(&self) -> Option<BTreeSet<&Role>> {
+        let unshared = self
+            .available
+            .iter_counted()
+            .filter(|(resource, _)| !resource.shared);
+        unshared
+            .map(|(resource, _)| resource.reserved_role())
+            .collect()
+    }
+
+    /// Takes resources out of what is available, on a holder's account.
+    pub(crate) fn take(&mut self, holder: Holder, taken: &Resources) {
+        if self.available == *taken {
+            self.available = taken.shared();
+        } else {
+            self.available
+                .subtract(&taken.filter(|resource| !resource.shared));
+        }
+        self.hold(holder, taken);
+    }
+
+    /// Whether all may be offered to anybody, so that what is offerable is the same for all.
+    pub(crate) fn is_plain(&self) -> bool {
+        let mut available = self.available.iter_counted();
+        available
+            .all(|(resource, _)| !resource.is_reserved() && !resource.revocable && !resource.shared)
+    }
+
+    /// Puts resources on a holder's account without regard to what is available.
+    pub(crate) fn hold(&mut self, holder: Holder, resources: &Resources) {
+        if !resources.is_empty() {
+            self.held
+                .entry(holder)
+                .or_default()
+                .resources
+                .add(resources);
+            self.held_sum.add(resources);
+        }
+    }
+
+    pub(crate) fn refuses(&self, holder: Holder, offer: &Resources) -> bool {
+        self.filters
+            .get(&holder)
+            .is_some_and(|filters| filters.iter().any(|filter| filter.refused.contains(offer)))
+    }
+}
+
+/// Whether an offer is worth making. Shared resources count for nothing here, or a volume in use would be offered alone,
+/// over and over.
+pub(crate) fn is_worth_offering(offer: &Resources, minimums: &[Quantities]) -> bool {
+    let amount = |name: &str| -> Milli {
+        let named = offer
+            .iter_counted()
+            .filter(|(resource, _)| !resource.shared && *resource.name == *name);
+        named
+            .map(|(resource, copies)| {
+                Milli(
+                    resource
+                        .quantity
+                        .amount()
+                        .0
+                        .saturating_mul(i64::from(copies)),
+                )
+            })
+            .sum()
+    };
+    if minimums.is_empty() {
+        return offer.iter_counted().any(|(resource, _)| !resource.shared);
+    }
+    minimums
+        .iter()
+        .any(|minimum| minimum.iter().all(|(name, least)| amount(name) >= least))
+}
