@@ -1,1 +1,54 @@
-//! Skeleton.
+//! The master's state machine: frameworks, agents, tasks and offers, and what happens to them.
+//!
+//! The core is handed one [`Input`] and the time and returns the [`Effect`]s that follow; it has no socket, no clock
+//! and no disk. Given the same inputs at the same times it returns the same effects, so a whole cluster can be played
+//! through from one seed. Readers take a [`View`] and never wait for the core, nor the core for them.
+//!
+//! What must outlive the master goes through [`Effect::Persist`], and whatever would make it visible waits for
+//! [`Input::Persisted`]. Tasks are not among it: agents report them again when they come back, so no launch waits for
+//! a disk.
+
+#![forbid(unsafe_code)]
+
+mod accept;
+mod agents;
+mod calls;
+mod config;
+mod core;
+mod effect;
+mod framework_info;
+mod history;
+mod input;
+mod invariants;
+mod keys;
+mod messages;
+mod metrics;
+mod offers;
+mod operator;
+mod reconcile;
+mod recover;
+mod register;
+mod removal;
+mod slab;
+mod subscribe;
+mod tasks;
+mod updates;
+mod validate;
+mod view;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+pub use crate::config::Config;
+pub use crate::core::Core;
+pub use crate::effect::{Answer, Effect, RegistryOperation};
+pub use crate::history::History;
+pub use crate::input::{Input, LinkKey, PersistKey, RequestKey, StreamKey};
+pub use crate::keys::{AgentKey, ExecutorKey, FrameworkKey, Key, OfferKey, TaskKey};
+pub use crate::recover::RecoverError;
+pub use crate::slab::Table;
+pub use crate::view::{
+    AgentRecord, AwayAgent, ExecutorRecord, FrameworkRecord, OfferRecord, RoleRecord, TaskRecord,
+    View,
+};

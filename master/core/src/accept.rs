@@ -1,0 +1,392 @@
+//! ACCEPT: whether the offers are good, and the operations one after the other.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tepui_api::link::{self, to_agent};
+use tepui_api::v1::offer::{Operation, operation};
+use tepui_api::v1::scheduler::call;
+use tepui_api::v1::{self, TaskState, task_status::Reason};
+use tepui_model::{ExecutorId, Resources, Role, TaskId};
+
+use crate::core::Core;
+use crate::keys::{AgentKey, FrameworkKey, OfferKey};
+use crate::messages;
+use crate::tasks::task_of;
+use crate::validate::{self, Place, TaskInvalid};
+use crate::view::{ExecutorRecord, TaskRecord};
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum OffersInvalid {
+    #[error("No offers specified")]
+    None,
+    #[error("Duplicate offer {0} in offer list")]
+    Duplicate(String),
+    #[error("Offer {0} is no longer valid")]
+    Gone(String),
+    #[error("Offer {offer} has invalid framework {owner} while framework {expected} is expected")]
+    Owner {
+        offer: String,
+        owner: String,
+        expected: String,
+    },
+    #[error(
+        "Aggregated offers must be allocated to the same role. Offer {offer} uses role '{role}' but another is using role '{other}'"
+    )]
+    Role {
+        offer: String,
+        role: String,
+        other: String,
+    },
+    #[error(
+        "Aggregated offers must belong to one single agent. Offer {offer} uses agent {agent} and agent {other}"
+    )]
+    Agent {
+        offer: String,
+        agent: String,
+        other: String,
+    },
+}
+
+/// What an ACCEPT draws on.
+struct Accepted {
+    framework: FrameworkKey,
+    agent: AgentKey,
+    role: Role,
+    /// What no operation has used yet.
+    left: Resources,
+}
+
+impl Core {
+    pub(crate) fn accept(&mut self, framework: FrameworkKey, accept: call::Accept) {
+        let call::Accept {
+            offer_ids,
+            operations,
+            filters,
+        } = accept;
+        let offers = match self.check_offers(framework, &offer_ids) {
+            Ok(offers) => offers,
+            Err(invalid) => {
+                self.metrics.count("master/invalid_offer_operations");
+                self.drop_accept(framework, &offer_ids, operations, &invalid);
+                return;
+            }
+        };
+        let mut accepted: Option<Accepted> = None;
+        for key in offers {
+            let Some(offer) = self.take_offer(key) else {
+                continue;
+            };
+            match &mut accepted {
+                Some(accepted) => accepted.left.add(&offer.resources),
+                None => {
+                    let (agent, role) = (offer.agent, offer.role.clone());
+                    accepted = Some(Accepted {
+                        framework,
+                        agent,
+                        role,
+                        left: offer.resources.clone(),
+                    });
+                }
+            }
+        }
+        let Some(mut accepted) = accepted else { return };
+        for operation in operations {
+            self.perform(&mut accepted, operation);
+        }
+        if !accepted.left.is_empty() {
+            let refuse_until = self.refuse_until(filters.as_ref());
+            let Accepted {
+                framework,
+                agent,
+                role,
+                left,
+            } = accepted;
+            self.allocator
+                .recover(agent.into(), framework.into(), &role, &left, refuse_until);
+        }
+    }
+
+    fn check_offers(
+        &self,
+        framework: FrameworkKey,
+        ids: &[v1::OfferId],
+    ) -> Result<Vec<OfferKey>, OffersInvalid> {
+        if ids.is_empty() {
+            return Err(OffersInvalid::None);
+        }
+        let name = |id: &v1::OfferId| id.value.clone();
+        let mut seen = BTreeSet::new();
+        if let Some(id) = ids.iter().find(|id| !seen.insert(id.value.as_str())) {
+            return Err(OffersInvalid::Duplicate(name(id)));
+        }
+        let mut keys = Vec::with_capacity(ids.len());
+        for id in ids {
+            keys.push(
+                self.find_offer(&id.value)
+                    .ok_or_else(|| OffersInvalid::Gone(name(id)))?,
+            );
+        }
+        let offers = || keys.iter().map(|key| &self.offers[*key]);
+        if let Some(foreign) = offers().find(|offer| offer.framework != framework) {
+            return Err(OffersInvalid::Owner {
+                offer: foreign.id.to_string(),
+                owner: foreign.framework_id.to_string(),
+                expected: self.framework_id(framework).to_string(),
+            });
+        }
+        let first = &self.offers[keys[0]];
+        if let Some(other) = offers().find(|offer| offer.role != first.role) {
+            let (offer, role) = (other.id.to_string(), other.role.to_string());
+            return Err(OffersInvalid::Role {
+                offer,
+                role,
+                other: first.role.to_string(),
+            });
+        }
+        if let Some(other) = offers().find(|offer| offer.agent != first.agent) {
+            let (offer, agent) = (other.id.to_string(), other.agent_id.to_string());
+            return Err(OffersInvalid::Agent {
+                offer,
+                agent,
+                other: first.agent_id.to_string(),
+            });
+        }
+        Ok(keys)
+    }
+
+    /// Nothing of the ACCEPT is carried out: the offers go back, and each task and operation is answered for.
+    fn drop_accept(
+        &mut self,
+        framework: FrameworkKey,
+        ids: &[v1::OfferId],
+        operations: Vec<Operation>,
+        invalid: &OffersInvalid,
+    ) {
+        for id in ids {
+            // An offer of somebody else stays with them.
+            if let Some(key) = self.find_offer(&id.value)
+                && self.offers[key].framework == framework
+            {
+                self.discard_offer(key, None);
+            }
+        }
+        let state = messages::told_state(TaskState::TaskDropped, self.capabilities(framework));
+        let message = format!("Task launched with invalid offers: {invalid}");
+        for operation in operations {
+            match operation_type(&operation) {
+                operation::Type::Launch | operation::Type::LaunchGroup => {
+                    for task in tasks_of(operation) {
+                        let (id, agent) = (task.task_id, Some(task.agent_id));
+                        let reason = Reason::InvalidOffers;
+                        let status = self.master_status(id, agent, state, reason, message.clone());
+                        self.metrics.task_entered(state);
+                        self.send_update(framework, status);
+                    }
+                }
+                _ => self.fail_operation(
+                    framework,
+                    None,
+                    operation,
+                    format!("Operation with invalid offers: {invalid}"),
+                ),
+            }
+        }
+    }
+
+    fn perform(&mut self, accepted: &mut Accepted, operation: Operation) {
+        match operation_type(&operation) {
+            operation::Type::Launch => {
+                if operation.id.is_some() {
+                    let message = "The `id` field is not supported for LAUNCH operations";
+                    self.refuse_tasks(accepted.framework, operation, Reason::TaskInvalid, message);
+                } else if let Some(launch) = operation.launch {
+                    self.launch(accepted, launch.task_infos);
+                }
+            }
+            operation::Type::LaunchGroup => {
+                let message = "Task groups are not supported yet";
+                self.refuse_tasks(
+                    accepted.framework,
+                    operation,
+                    Reason::TaskGroupInvalid,
+                    message,
+                );
+            }
+            operation_type => {
+                let message = format!(
+                    "The operation {} is not supported yet",
+                    operation_type.as_str_name()
+                );
+                self.fail_operation(accepted.framework, Some(accepted.agent), operation, message);
+            }
+        }
+    }
+
+    fn refuse_tasks(
+        &mut self,
+        framework: FrameworkKey,
+        operation: Operation,
+        reason: Reason,
+        message: &str,
+    ) {
+        for task in tasks_of(operation) {
+            self.task_error(
+                framework,
+                task.task_id,
+                task.agent_id,
+                reason,
+                message.to_owned(),
+            );
+        }
+    }
+
+    fn task_error(
+        &mut self,
+        framework: FrameworkKey,
+        task: v1::TaskId,
+        agent: v1::AgentId,
+        reason: Reason,
+        message: String,
+    ) {
+        let status = self.master_status(task, Some(agent), TaskState::TaskError, reason, message);
+        self.metrics.task_entered(TaskState::TaskError);
+        self.send_update(framework, status);
+    }
+
+    /// Told only to who gave the operation an id to be told by.
+    fn fail_operation(
+        &mut self,
+        framework: FrameworkKey,
+        agent: Option<AgentKey>,
+        operation: Operation,
+        message: String,
+    ) {
+        if operation.id.is_none() {
+            return;
+        }
+        let status = v1::OperationStatus {
+            operation_id: operation.id,
+            state: v1::OperationState::OperationError.into(),
+            message: Some(message),
+            agent_id: agent.map(|agent| crate::wire::agent_id(&self.agents[agent].id)),
+            ..v1::OperationStatus::default()
+        };
+        self.send(framework, messages::update_operation_status(status));
+    }
+
+    fn launch(&mut self, accepted: &mut Accepted, tasks: Vec<v1::TaskInfo>) {
+        self.metrics.count("master/messages_launch_tasks");
+        let mut launched = Vec::with_capacity(tasks.len());
+        for mut task in tasks {
+            validate::complete(
+                &mut task,
+                self.framework_id(accepted.framework).as_str(),
+                &accepted.role,
+            );
+            match self.launch_task(accepted, &task) {
+                Ok(()) => launched.push(task),
+                Err(invalid) => {
+                    let (id, agent) = (task.task_id, task.agent_id);
+                    let reason = Reason::TaskInvalid;
+                    self.task_error(accepted.framework, id, agent, reason, invalid.to_string());
+                }
+            }
+        }
+        if launched.is_empty() {
+            return;
+        }
+        let framework = v1::FrameworkInfo::clone(&self.frameworks[accepted.framework].info);
+        let launch = link::Launch {
+            framework,
+            tasks: launched,
+            group_executor: None,
+        };
+        self.send_to_agent(accepted.agent, to_agent::Body::Launch(launch));
+    }
+
+    /// Enters the task if nothing is wrong with it.
+    fn launch_task(
+        &mut self,
+        accepted: &mut Accepted,
+        task: &v1::TaskInfo,
+    ) -> Result<(), TaskInvalid> {
+        let (framework, agent) = (accepted.framework, accepted.agent);
+        let framework_record = &self.frameworks[framework];
+        let agent_record = &self.agents[agent];
+        let id = task.task_id.value.as_str();
+        let named = task
+            .executor
+            .as_ref()
+            .map(|executor| ExecutorId::from(executor.executor_id.value.as_str()));
+        let running = named
+            .as_ref()
+            .and_then(|executor| self.find_executor(agent, framework, executor));
+        let place = Place {
+            framework: framework_record.id.as_str(),
+            agent: agent_record.id.as_str(),
+            role: &accepted.role,
+            available: &accepted.left,
+            id_in_use: self.find_task(framework, id).is_some()
+                || framework_record.unreachable_tasks.contains_key(id),
+            executor: running.map(|executor| &*executor.info),
+        };
+        let launchable = validate::check_task(task, &place)?;
+        let (framework_id, agent_id) = (framework_record.id.clone(), agent_record.id.clone());
+        let wire = task_of(&framework_id, &framework_record.info.user, task);
+        let role = accepted.role.clone();
+        self.allocator
+            .mark_used(agent.into(), framework.into(), &role, &launchable.resources);
+        if let (Some(resources), Some(info), Some(id)) =
+            (launchable.executor, &task.executor, named)
+        {
+            self.allocator
+                .mark_used(agent.into(), framework.into(), &role, &resources);
+            self.insert_executor(ExecutorRecord {
+                info: Arc::new(info.clone()),
+                id,
+                framework_id: framework_id.clone(),
+                agent_id: agent_id.clone(),
+                framework,
+                agent,
+                role: role.clone(),
+                resources,
+            });
+        }
+        self.insert_task(TaskRecord {
+            wire,
+            info: Some(Arc::new(task.clone())),
+            id: TaskId::from(id),
+            framework_id,
+            agent_id,
+            framework,
+            agent,
+            role,
+            resources: launchable.resources,
+            charged: false,
+            forwarded_uuid: None,
+        });
+        accepted.left = launchable.left;
+        Ok(())
+    }
+}
+
+fn operation_type(operation: &Operation) -> operation::Type {
+    operation
+        .r#type
+        .and_then(|number| operation::Type::try_from(number).ok())
+        .unwrap_or(operation::Type::Unknown)
+}
+
+/// The tasks of a LAUNCH or a LAUNCH_GROUP.
+fn tasks_of(operation: Operation) -> impl Iterator<Item = v1::TaskInfo> {
+    let launched = operation
+        .launch
+        .into_iter()
+        .flat_map(|launch| launch.task_infos);
+    let grouped = operation
+        .launch_group
+        .into_iter()
+        .flat_map(|group| group.task_group.tasks);
+    launched.chain(grouped)
+}

@@ -1,0 +1,60 @@
+//! What the operator can set, under Mesos's names and with its defaults where it has them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Differs each time a master starts; prefix of the ids it gives out.
+    pub master_id: String,
+    pub hostname: String,
+    /// As a client reaches the master: `10.0.0.1`.
+    pub ip: String,
+    pub port: u16,
+    pub version: String,
+    /// How often the shell sends HEARTBEAT; told to schedulers with SUBSCRIBED.
+    pub heartbeat_interval: Duration,
+    pub agent_ping_timeout: Duration,
+    /// An agent that leaves this many pings unanswered becomes unreachable.
+    pub max_agent_ping_timeouts: u32,
+    /// An agent whose link broke, or which was there before the master restarted, becomes unreachable after this.
+    pub agent_reregister_timeout: Duration,
+    pub offer_timeout: Option<Duration>,
+    pub max_completed_frameworks: usize,
+    pub max_completed_tasks_per_framework: usize,
+    pub max_unreachable_tasks_per_framework: usize,
+    /// The only roles frameworks may subscribe to and operators may give weights to; all if unset.
+    pub roles: Option<BTreeSet<String>>,
+    /// Whether tasks may run as `root`.
+    pub root_submissions: bool,
+    /// What frees or brings resources within this time is allocated together.
+    pub allocation_delay: Duration,
+    /// After a restart every framework has at least this long to come back, whatever its failover timeout is.
+    pub recovered_framework_grace: Duration,
+    pub allocator: tepui_allocator::Config,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            master_id: "master".to_owned(),
+            hostname: "localhost".to_owned(),
+            ip: "127.0.0.1".to_owned(),
+            port: 5050,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            heartbeat_interval: Duration::from_secs(15),
+            agent_ping_timeout: Duration::from_secs(15),
+            max_agent_ping_timeouts: 5,
+            agent_reregister_timeout: Duration::from_secs(10 * 60),
+            offer_timeout: Some(Duration::from_secs(2 * 60)),
+            max_completed_frameworks: 50,
+            max_completed_tasks_per_framework: 1000,
+            max_unreachable_tasks_per_framework: 1000,
+            roles: None,
+            root_submissions: true,
+            allocation_delay: Duration::from_millis(2),
+            recovered_framework_grace: Duration::from_secs(60),
+            allocator: tepui_allocator::Config::default(),
+        }
+    }
+}

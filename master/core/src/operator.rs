@@ -1,0 +1,133 @@
+//! The operator's calls that change something.
+
+use tepui_api::registry;
+use tepui_api::v1::master::{Call, call};
+use tepui_model::{Role, RoleError};
+
+use crate::core::{Core, Pending};
+use crate::effect::Answer;
+use crate::input::RequestKey;
+use crate::wire;
+
+/// UPDATE_WEIGHTS on its way to disk.
+#[derive(Debug)]
+pub(crate) struct NewWeights {
+    request: RequestKey,
+    weights: Vec<(Role, f64)>,
+}
+
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+enum OperatorRefused {
+    #[error("Expecting '{field}' to be present")]
+    Missing { field: &'static str },
+    #[error("Unsupported call type")]
+    Unknown,
+    #[error("The call {name} is not supported yet")]
+    NotSupported { name: &'static str },
+    #[error("No framework found with specified ID")]
+    NoFramework,
+    #[error("Invalid role: {0}")]
+    Role(#[from] RoleError),
+    #[error("Role '{role}' is not present in the master's --roles")]
+    RoleNotAllowed { role: String },
+    #[error("Invalid weight {weight} for role '{role}': weights must be positive")]
+    Weight { role: String, weight: f64 },
+}
+
+impl OperatorRefused {
+    fn status(&self) -> u16 {
+        match self {
+            Self::Unknown | Self::NotSupported { .. } => 501,
+            _ => 400,
+        }
+    }
+}
+
+impl Core {
+    pub(crate) fn on_operator_call(&mut self, request: RequestKey, call: Call) {
+        if let Err(refused) = self.try_operator_call(request, call) {
+            self.refuse(request, refused.status(), refused.to_string());
+        }
+    }
+
+    fn try_operator_call(
+        &mut self,
+        request: RequestKey,
+        call: Call,
+    ) -> Result<(), OperatorRefused> {
+        let call_type = call
+            .r#type
+            .and_then(|number| call::Type::try_from(number).ok());
+        match call_type.ok_or(OperatorRefused::Missing { field: "type" })? {
+            call::Type::Unknown => Err(OperatorRefused::Unknown),
+            call::Type::Teardown => {
+                let teardown = call
+                    .teardown
+                    .ok_or(OperatorRefused::Missing { field: "teardown" })?;
+                let framework = self
+                    .framework_by_id
+                    .get(teardown.framework_id.value.as_str())
+                    .copied();
+                let framework = framework.ok_or(OperatorRefused::NoFramework)?;
+                self.remove_framework(framework, Some((request, Answer::Done)));
+                Ok(())
+            }
+            call::Type::UpdateWeights => {
+                let update = call.update_weights.ok_or(OperatorRefused::Missing {
+                    field: "update_weights",
+                })?;
+                self.update_weights(request, &update)
+            }
+            call_type => Err(OperatorRefused::NotSupported {
+                name: call_type.as_str_name(),
+            }),
+        }
+    }
+
+    fn update_weights(
+        &mut self,
+        request: RequestKey,
+        update: &call::UpdateWeights,
+    ) -> Result<(), OperatorRefused> {
+        let mut weights = Vec::with_capacity(update.weight_infos.len());
+        for info in &update.weight_infos {
+            let role = Role::parse(info.role())?;
+            if !role.is_star()
+                && self
+                    .config
+                    .roles
+                    .as_ref()
+                    .is_some_and(|roles| !roles.contains(role.as_str()))
+            {
+                return Err(OperatorRefused::RoleNotAllowed {
+                    role: role.as_str().to_owned(),
+                });
+            }
+            if !(info.weight.is_finite() && info.weight > 0.0) {
+                return Err(OperatorRefused::Weight {
+                    role: role.as_str().to_owned(),
+                    weight: info.weight,
+                });
+            }
+            weights.push((role, info.weight));
+        }
+        let puts = weights.iter().map(|(role, weight)| {
+            wire::put(
+                format!("weight/{role}"),
+                &registry::Weight { weight: *weight },
+            )
+        });
+        let puts = puts.collect();
+        self.persist(puts, Pending::Weights(NewWeights { request, weights }));
+        Ok(())
+    }
+
+    pub(crate) fn on_weights_persisted(&mut self, weights: NewWeights) {
+        let NewWeights { request, weights } = weights;
+        for (role, weight) in weights {
+            self.allocator.set_weight(role.clone(), weight);
+            self.weights.insert(role, weight);
+        }
+        self.answer(request, Answer::Done);
+    }
+}

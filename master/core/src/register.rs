@@ -1,0 +1,688 @@
+//! Agents that come, or come back, and what they bring with them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tepui_api::link::{self, to_agent, to_master};
+use tepui_api::registry;
+use tepui_api::v1::{self, TaskState, task_status::Reason};
+use tepui_model::{AgentId, ExecutorId, FrameworkId, Resources, Role, TaskId, check_id};
+
+use crate::agents::{agent_key, agent_record};
+use crate::core::{AgentState, Core, Pending};
+use crate::effect::{Effect, RegistryOperation};
+use crate::framework_info;
+use crate::input::{LinkKey, PersistKey};
+use crate::keys::{AgentKey, FrameworkKey, TaskKey};
+use crate::messages::told_state;
+use crate::subscribe::failover_timeout;
+use crate::tasks::Leaving;
+use crate::view::{AgentRecord, ExecutorRecord, TaskRecord};
+use crate::wire;
+
+/// An agent whose registration is being written down.
+#[derive(Debug)]
+pub(crate) struct Registering {
+    pub(crate) id: AgentId,
+    persist: PersistKey,
+    register: link::Register,
+    total: Resources,
+    /// What it sent in the meantime.
+    pub(crate) early: Vec<to_master::Body>,
+}
+
+/// Where an agent comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    New,
+    /// It was there before the master restarted, as it should.
+    Recovered,
+    /// Its tasks' schedulers have been told that it was unreachable.
+    Unreachable,
+    /// It has an id that this master has no record of.
+    Unknown,
+}
+
+impl Core {
+    pub(crate) fn register(&mut self, link: LinkKey, register: link::Register) {
+        if self.links.contains_key(&link) || self.registering.contains_key(&link) {
+            // A link belongs to one agent for as long as it lives.
+            self.close_link(link);
+            self.on_link_closed(link);
+            return;
+        }
+        let total = match wire::resources(&register.agent.resources) {
+            Ok(total) => total,
+            Err(error) => {
+                self.refuse_agent(
+                    link,
+                    format!("The agent's resources are invalid: {error}"),
+                    true,
+                );
+                return;
+            }
+        };
+        let Some(id) = register
+            .agent
+            .id
+            .as_ref()
+            .map(|id| AgentId::from(id.value.as_str()))
+        else {
+            self.metrics.count("master/messages_register_slave");
+            let id = AgentId::from(format!("{}-S{}", self.config.master_id, self.minted.agents));
+            self.minted.agents += 1;
+            self.write_registration(link, id, register, total, true);
+            return;
+        };
+        self.metrics.count("master/messages_reregister_slave");
+        if let Err(error) = check_id("agent id", id.as_str()) {
+            self.refuse_agent(link, error.to_string(), true);
+            return;
+        }
+        if self.gone_agents.contains_key(&id) {
+            self.refuse_agent(link, "Agent has been marked gone".to_owned(), true);
+            return;
+        }
+        if self.marking.contains(&id) {
+            // It is being given up at this moment. When it tries again, it is admitted as one that returns.
+            self.refuse_agent(
+                link,
+                "The agent is being marked unreachable; try again".to_owned(),
+                false,
+            );
+            return;
+        }
+        if let Some(older) = self.registering_by_id.remove(&id) {
+            self.registering.remove(&older);
+            self.close_link(older);
+        }
+        if let Some(agent) = self.agent_by_id.get(&id).copied() {
+            self.reconnect(agent, link, register, total);
+            return;
+        }
+        let info = with_id(&register.agent, &id);
+        if self
+            .recovered_agents
+            .get(&id)
+            .is_some_and(|known| **known == info)
+        {
+            // As the registry has it already. After a restart all agents come at once; none waits for the disk.
+            self.admit(link, id, register, total);
+            return;
+        }
+        self.write_registration(link, id, register, total, false);
+    }
+
+    fn refuse_agent(&mut self, link: LinkKey, message: String, is_final: bool) {
+        let refused = link::Refused {
+            message,
+            r#final: Some(is_final),
+        };
+        let message = link::ToAgent {
+            body: Some(to_agent::Body::Refused(refused)),
+        };
+        self.effects.push(Effect::ToAgent { link, message });
+        self.close_link(link);
+    }
+
+    fn write_registration(
+        &mut self,
+        link: LinkKey,
+        id: AgentId,
+        register: link::Register,
+        total: Resources,
+        new: bool,
+    ) {
+        let put = agent_record(
+            &id,
+            &with_id(&register.agent, &id),
+            registry::agent::State::Admitted,
+            None,
+        );
+        let persist = self.persist(
+            vec![put],
+            Pending::Register {
+                link,
+                id: id.clone(),
+                new,
+            },
+        );
+        self.registering_by_id.insert(id.clone(), link);
+        self.registering.insert(
+            link,
+            Registering {
+                id,
+                persist,
+                register,
+                total,
+                early: Vec::new(),
+            },
+        );
+    }
+
+    pub(crate) fn on_registration_persisted(
+        &mut self,
+        key: PersistKey,
+        link: LinkKey,
+        id: &AgentId,
+        new: bool,
+    ) {
+        let current = self
+            .registering
+            .get(&link)
+            .is_some_and(|registering| registering.persist == key);
+        if !current {
+            if new {
+                // It hung up before it heard its id, so nobody will ever come back under it.
+                self.persist(
+                    vec![RegistryOperation::Delete { key: agent_key(id) }],
+                    Pending::Nothing,
+                );
+            }
+            return;
+        }
+        if let Some(registering) = self.registering.remove(&link) {
+            self.registering_by_id.remove(&registering.id);
+            let agent = self.admit(
+                link,
+                registering.id,
+                registering.register,
+                registering.total,
+            );
+            for body in registering.early {
+                self.on_message_of_agent(agent, body);
+            }
+        }
+    }
+
+    /// Enters an agent that is not in the table, with everything it runs.
+    fn admit(
+        &mut self,
+        link: LinkKey,
+        id: AgentId,
+        register: link::Register,
+        total: Resources,
+    ) -> AgentKey {
+        let origin = if Arc::make_mut(&mut self.recovered_agents)
+            .remove(&id)
+            .is_some()
+        {
+            Origin::Recovered
+        } else if Arc::make_mut(&mut self.unreachable_agents)
+            .remove(&id)
+            .is_some()
+        {
+            Origin::Unreachable
+        } else if register.agent.id.is_none() {
+            Origin::New
+        } else {
+            Origin::Unknown
+        };
+        let link::Register {
+            agent: info,
+            version,
+            capabilities,
+            tasks,
+            executors,
+            frameworks,
+            endpoint,
+            boot_id,
+        } = register;
+        let info = with_id(&info, &id);
+        let attributes = wire::attributes(&info.attributes);
+        let agent = self.agents.insert(AgentRecord {
+            id: id.clone(),
+            info: Arc::new(info),
+            link: Some(link),
+            active: true,
+            connected: true,
+            version: version.into(),
+            capabilities: Arc::new(capabilities),
+            endpoint: endpoint.into(),
+            registered_ns: self.now.wall_ns,
+            reregistered_ns: (origin != Origin::New).then_some(self.now.wall_ns),
+            total: total.clone(),
+            used: Resources::new(),
+            offered: Resources::new(),
+            tasks: 0,
+        });
+        self.agent_by_id.insert(id.clone(), agent);
+        self.links.insert(link, agent);
+        self.agent_states.insert(
+            agent,
+            AgentState {
+                boot_id,
+                attributes,
+                tasks: BTreeSet::new(),
+                executors: BTreeMap::new(),
+                offers: BTreeSet::new(),
+                kills: BTreeMap::new(),
+                ping_sequence: 0,
+                pings_unanswered: 0,
+                timer: None,
+            },
+        );
+        self.welcome(agent);
+        self.adopt_frameworks(&frameworks);
+        self.remember_given_up(&id, &tasks);
+        let mut shut_down = BTreeSet::new();
+        for task in tasks {
+            if let Some(stranger) = self.adopt_task(agent, task, origin) {
+                shut_down.insert(stranger);
+            }
+        }
+        self.adopt_executors(agent, executors, &mut shut_down);
+        for framework in shut_down {
+            let framework_id = wire::framework_id(&framework);
+            let shutdown = link::ShutdownFramework { framework_id };
+            self.send_to_agent(agent, to_agent::Body::ShutdownFramework(shutdown));
+        }
+        self.give_up_unreported(&id);
+        self.tell_allocator(agent);
+        let registrations = if origin == Origin::New {
+            "master/slave_registrations"
+        } else {
+            "master/slave_reregistrations"
+        };
+        self.metrics.count(registrations);
+        agent
+    }
+
+    fn welcome(&mut self, agent: AgentKey) {
+        let timeout = self.config.agent_ping_timeout * self.config.max_agent_ping_timeouts;
+        let registered = link::Registered {
+            agent_id: wire::agent_id(&self.agents[agent].id),
+            ping_timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+            master_id: self.config.master_id.clone(),
+        };
+        self.send_to_agent(agent, to_agent::Body::Registered(registered));
+        self.start_pings(agent);
+    }
+
+    /// An agent of the table dials again: its link broke, or its process was started anew.
+    fn reconnect(
+        &mut self,
+        agent: AgentKey,
+        link: LinkKey,
+        register: link::Register,
+        total: Resources,
+    ) {
+        if let Some(old) = self.agents[agent].link {
+            self.links.remove(&old);
+            self.close_link(old);
+        }
+        self.stop_agent_timer(agent);
+        // What it has may have changed, so what was offered of it is void.
+        self.rescind_offers_of_agent(agent);
+        let link::Register {
+            agent: info,
+            version,
+            capabilities,
+            tasks,
+            executors,
+            frameworks,
+            endpoint,
+            boot_id,
+        } = register;
+        let id = self.agents[agent].id.clone();
+        let info = with_id(&info, &id);
+        if *self.agents[agent].info != info {
+            let put = agent_record(&id, &info, registry::agent::State::Admitted, None);
+            self.persist(vec![put], Pending::Nothing);
+        }
+        self.agent_state(agent).attributes = wire::attributes(&info.attributes);
+        self.agent_state(agent).boot_id = boot_id;
+        let now_ns = self.now.wall_ns;
+        let record = &mut self.agents[agent];
+        record.info = Arc::new(info);
+        record.link = Some(link);
+        record.active = true;
+        record.connected = true;
+        record.version = version.into();
+        record.capabilities = Arc::new(capabilities);
+        record.endpoint = endpoint.into();
+        record.reregistered_ns = Some(now_ns);
+        record.total = total;
+        self.links.insert(link, agent);
+        self.welcome(agent);
+        self.adopt_frameworks(&frameworks);
+        self.remember_given_up(&id, &tasks);
+        self.compare_tasks(agent, tasks);
+        let mut shut_down = BTreeSet::new();
+        self.compare_executors(agent, executors, &mut shut_down);
+        for framework in shut_down {
+            let framework_id = wire::framework_id(&framework);
+            let shutdown = link::ShutdownFramework { framework_id };
+            self.send_to_agent(agent, to_agent::Body::ShutdownFramework(shutdown));
+        }
+        for ((framework, task), policy) in std::mem::take(&mut self.agent_state(agent).kills) {
+            self.send_kill(agent, framework, &task, policy);
+        }
+        self.allocator.remove_agent(agent.into());
+        self.tell_allocator(agent);
+        self.metrics.count("master/slave_reregistrations");
+    }
+
+    fn tell_allocator(&mut self, agent: AgentKey) {
+        let state = &self.agent_states[&agent];
+        let of_tasks = state
+            .tasks
+            .iter()
+            .map(|key| &self.tasks[*key])
+            .filter(|task| task.charged);
+        let of_tasks = of_tasks.map(|task| {
+            (
+                task.framework.into(),
+                task.role.clone(),
+                task.resources.clone(),
+            )
+        });
+        let of_executors = state.executors.values().map(|key| &self.executors[*key]);
+        let of_executors = of_executors.map(|executor| {
+            (
+                executor.framework.into(),
+                executor.role.clone(),
+                executor.resources.clone(),
+            )
+        });
+        let used: Vec<_> = of_tasks.chain(of_executors).collect();
+        let attributes = state.attributes.as_slice().into();
+        self.allocator.add_agent(
+            agent.into(),
+            self.agents[agent].total.clone(),
+            attributes,
+            &used,
+        );
+    }
+
+    /// Frameworks that only agents remember: their schedulers have as long to come back as after a restart.
+    fn adopt_frameworks(&mut self, frameworks: &[v1::FrameworkInfo]) {
+        for info in frameworks {
+            let Some(id) = info
+                .id
+                .as_ref()
+                .map(|id| FrameworkId::from(id.value.as_str()))
+            else {
+                continue;
+            };
+            if self.framework_by_id.contains_key(&id) || self.completed_ids.contains(&id) {
+                continue;
+            }
+            let Ok(checked) = framework_info::check(&self.config, info, &[], None) else {
+                continue;
+            };
+            let framework = self.add_framework(id, info.clone(), checked, None, self.now.wall_ns);
+            self.frameworks[framework].recovered = true;
+            let timeout = failover_timeout(info).max(self.config.recovered_framework_grace);
+            self.start_failover_timer(framework, timeout);
+        }
+    }
+
+    /// Enters a task that an agent brought. Returns its framework if that is none of this master's.
+    fn adopt_task(
+        &mut self,
+        agent: AgentKey,
+        task: v1::Task,
+        origin: Origin,
+    ) -> Option<FrameworkId> {
+        let framework_id = FrameworkId::from(task.framework_id.value.as_str());
+        let Some(framework) = self.framework_by_id.get(&framework_id).copied() else {
+            return Some(framework_id);
+        };
+        let id = TaskId::from(task.task_id.value.as_str());
+        let given_up = self.given_up.get(&self.agents[agent].id);
+        let given_up = given_up.is_some_and(|tasks| tasks.contains(&(framework_id, id.clone())));
+        if given_up || self.find_task(framework, id.as_str()).is_some() {
+            // A task ends once, and this one has; another agent may run one of the same id by now.
+            if !task.state().is_terminal() {
+                self.send_kill(agent, framework, &id, None);
+            }
+            return None;
+        }
+        let returned = self.take_unreachable(framework, &id);
+        let key = self.enter_reported(agent, framework, id, task);
+        if matches!(origin, Origin::Unreachable | Origin::Unknown)
+            && !self.tasks[key].state().is_terminal()
+        {
+            if let Some(returned) = returned {
+                // What it went through before is part of its story.
+                let task = &mut self.tasks[key].wire;
+                let since = std::mem::take(&mut task.statuses);
+                task.statuses.clone_from(&returned.statuses);
+                task.statuses.extend(since);
+            }
+            self.tell_returned(key, origin);
+        }
+        None
+    }
+
+    fn tell_returned(&mut self, key: TaskKey, origin: Origin) {
+        let message = match origin {
+            Origin::Unreachable => "Unreachable agent re-reregistered",
+            _ => "Unknown agent reregistered",
+        };
+        let task = &self.tasks[key];
+        let framework = task.framework;
+        let (id, agent) = (task.wire.task_id.clone(), Some(task.wire.agent_id.clone()));
+        let mut status =
+            self.master_status(id, agent, task.state(), Reason::AgentReregistered, message);
+        status.executor_id.clone_from(&task.wire.executor_id);
+        self.keep_status(key, &status);
+        self.send_update(framework, status);
+    }
+
+    fn enter_reported(
+        &mut self,
+        agent: AgentKey,
+        framework: FrameworkKey,
+        id: TaskId,
+        mut task: v1::Task,
+    ) -> TaskKey {
+        // An agent that reports what cannot be read is not to be punished for it; the task just holds nothing then.
+        let resources = wire::resources(&task.resources).unwrap_or_default();
+        let role = self.role_of_reported(framework, &task.resources);
+        task.agent_id = wire::agent_id(&self.agents[agent].id);
+        let forwarded_uuid = task.status_update_uuid.clone();
+        let (framework_id, agent_id) = (
+            self.framework_id(framework).clone(),
+            self.agents[agent].id.clone(),
+        );
+        self.insert_task(TaskRecord {
+            wire: task,
+            info: None,
+            id,
+            framework_id,
+            agent_id,
+            framework,
+            agent,
+            role,
+            resources,
+            charged: false,
+            forwarded_uuid,
+        })
+    }
+
+    /// What the agent does not run any more need not be killed again.
+    fn remember_given_up(&mut self, id: &AgentId, reported: &[v1::Task]) {
+        let Some(given_up) = self.given_up.get_mut(id) else {
+            return;
+        };
+        let reported: BTreeSet<(&str, &str)> = reported
+            .iter()
+            .map(|task| {
+                (
+                    task.framework_id.value.as_str(),
+                    task.task_id.value.as_str(),
+                )
+            })
+            .collect();
+        given_up
+            .retain(|(framework, task)| reported.contains(&(framework.as_str(), task.as_str())));
+        if given_up.is_empty() {
+            self.given_up.remove(id);
+        }
+    }
+
+    fn role_of_reported(&self, framework: FrameworkKey, resources: &[v1::Resource]) -> Role {
+        wire::allocated_role(resources)
+            .or_else(|| self.frameworks[framework].roles.first().cloned())
+            .unwrap_or_else(Role::star)
+    }
+
+    fn adopt_executors(
+        &mut self,
+        agent: AgentKey,
+        executors: Vec<v1::ExecutorInfo>,
+        shut_down: &mut BTreeSet<FrameworkId>,
+    ) {
+        for info in executors {
+            let Some(framework_id) = info
+                .framework_id
+                .as_ref()
+                .map(|id| FrameworkId::from(id.value.as_str()))
+            else {
+                continue;
+            };
+            let Some(framework) = self.framework_by_id.get(&framework_id).copied() else {
+                shut_down.insert(framework_id);
+                continue;
+            };
+            let id = ExecutorId::from(info.executor_id.value.as_str());
+            if info.command.is_none() || self.find_executor(agent, framework, &id).is_some() {
+                // One without a command is the agent's own and counts as part of its tasks.
+                continue;
+            }
+            let resources = wire::resources(&info.resources).unwrap_or_default();
+            let role = self.role_of_reported(framework, &info.resources);
+            let agent_id = self.agents[agent].id.clone();
+            let info = Arc::new(info);
+            self.insert_executor(ExecutorRecord {
+                info,
+                id,
+                framework_id,
+                agent_id,
+                framework,
+                agent,
+                role,
+                resources,
+            });
+        }
+    }
+
+    /// Makes the tables of the master and of a known agent agree.
+    fn compare_tasks(&mut self, agent: AgentKey, reported: Vec<v1::Task>) {
+        let mut there = BTreeSet::new();
+        for task in reported {
+            let framework_id = FrameworkId::from(task.framework_id.value.as_str());
+            let Some(framework) = self.framework_by_id.get(&framework_id).copied() else {
+                let shutdown = link::ShutdownFramework {
+                    framework_id: task.framework_id,
+                };
+                self.send_to_agent(agent, to_agent::Body::ShutdownFramework(shutdown));
+                continue;
+            };
+            let id = TaskId::from(task.task_id.value.as_str());
+            match self
+                .find_task(framework, id.as_str())
+                .filter(|key| self.tasks[*key].agent == agent)
+            {
+                Some(key) => {
+                    there.insert(key);
+                    self.advance_task(key, told_state(task.state(), self.capabilities(framework)));
+                }
+                // This master launched all there is on the agent, so it has given this one up: it was lost when the
+                // link broke, and a task ends once.
+                None if !task.state().is_terminal() => self.send_kill(agent, framework, &id, None),
+                None => {}
+            }
+        }
+        let missing = self.agent_states[&agent]
+            .tasks
+            .difference(&there)
+            .copied()
+            .collect::<Vec<_>>();
+        let mut unknown: BTreeMap<FrameworkKey, Vec<v1::TaskId>> = BTreeMap::new();
+        for key in missing {
+            let task = &self.tasks[key];
+            if task.state().is_terminal() {
+                // Its last update was acknowledged after all.
+                self.remove_task(key, Leaving::Completed);
+            } else {
+                unknown
+                    .entry(task.framework)
+                    .or_default()
+                    .push(task.wire.task_id.clone());
+            }
+        }
+        if unknown.is_empty() {
+            return;
+        }
+        let items = unknown
+            .into_iter()
+            .map(|(framework, tasks)| {
+                let framework = v1::FrameworkInfo::clone(&self.frameworks[framework].info);
+                link::reconcile::Item { framework, tasks }
+            })
+            .collect();
+        self.send_to_agent(agent, to_agent::Body::Reconcile(link::Reconcile { items }));
+    }
+
+    fn compare_executors(
+        &mut self,
+        agent: AgentKey,
+        reported: Vec<v1::ExecutorInfo>,
+        shut_down: &mut BTreeSet<FrameworkId>,
+    ) {
+        let gone: Vec<_> = self.agent_states[&agent]
+            .executors
+            .values()
+            .copied()
+            .filter(|key| {
+                let executor = &self.executors[*key];
+                !reported.iter().any(|info| {
+                    info.executor_id.value == executor.id.as_str()
+                        && info
+                            .framework_id
+                            .as_ref()
+                            .is_some_and(|id| id.value == executor.framework_id.as_str())
+                })
+            })
+            .collect();
+        for key in gone {
+            // A launch that the agent has not got yet brings its executor back with the next task.
+            self.remove_executor(key);
+        }
+        self.adopt_executors(agent, reported, shut_down);
+    }
+
+    /// The tasks of an agent that was unreachable and came back without them.
+    fn give_up_unreported(&mut self, id: &AgentId) {
+        for (framework, task) in self.away_tasks.get(id).cloned().unwrap_or_default() {
+            let Some(mut away) = self.take_unreachable(framework, &task) else {
+                continue;
+            };
+            if !away.state().is_terminal() {
+                let told = told_state(TaskState::TaskGone, self.capabilities(framework));
+                let (id, agent) = (away.task_id.clone(), Some(away.agent_id.clone()));
+                let message = "The agent came back without the task";
+                let status = self.master_status(id, agent, told, Reason::Reconciliation, message);
+                let record = Arc::make_mut(&mut away);
+                record.state = told.into();
+                record.statuses.push(status.clone());
+                self.metrics.task_entered(told);
+                // TASK_LOST has been said already to who cannot be told anything finer.
+                if told != TaskState::TaskLost {
+                    self.send_update(framework, status);
+                }
+            }
+            self.frameworks[framework].completed_tasks.push(away);
+        }
+    }
+}
+
+fn with_id(info: &v1::AgentInfo, id: &AgentId) -> v1::AgentInfo {
+    v1::AgentInfo {
+        id: Some(wire::agent_id(id)),
+        ..info.clone()
+    }
+}

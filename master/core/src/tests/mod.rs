@@ -1,0 +1,9 @@
+//! The core played through with schedulers and agents made of nothing but their messages, and a clock moved by hand.
+
+mod agents;
+mod calls;
+mod harness;
+mod launch;
+mod property;
+mod restart;
+mod updates;

@@ -1,0 +1,182 @@
+//! What readers see: the whole state at one moment, taken in a time that does not depend on how many tasks there are.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tepui_api::v1;
+use tepui_model::{AgentId, ExecutorId, FrameworkId, OfferId, Resources, Role, TaskId};
+
+use crate::history::History;
+use crate::input::LinkKey;
+use crate::keys::{AgentKey, ExecutorKey, FrameworkKey, OfferKey, TaskKey};
+use crate::slab::Table;
+
+/// A snapshot. Cheap to take, cheap to clone, never changes.
+#[derive(Debug, Clone)]
+pub struct View {
+    pub master: Arc<v1::MasterInfo>,
+    pub cluster_id: Arc<str>,
+    pub agents: Table<AgentKey, AgentRecord>,
+    /// Admitted before the master restarted and not back yet.
+    pub recovered_agents: Arc<BTreeMap<AgentId, Arc<v1::AgentInfo>>>,
+    pub unreachable_agents: Arc<BTreeMap<AgentId, AwayAgent>>,
+    pub gone_agents: Arc<BTreeMap<AgentId, AwayAgent>>,
+    pub frameworks: Table<FrameworkKey, FrameworkRecord>,
+    pub completed_frameworks: History<FrameworkRecord>,
+    /// Every task that is not in a framework's `completed_tasks` or `unreachable_tasks`: ended ones stay here until
+    /// their last update has been acknowledged.
+    pub tasks: Table<TaskKey, TaskRecord>,
+    pub executors: Table<ExecutorKey, ExecutorRecord>,
+    pub offers: Table<OfferKey, OfferRecord>,
+    /// Roles with a weight or with a framework.
+    pub roles: BTreeMap<Role, RoleRecord>,
+    /// Counters and gauges under Mesos's metric names.
+    pub counters: Arc<BTreeMap<&'static str, u64>>,
+}
+
+#[derive(Debug, Clone)]
+pub struct AgentRecord {
+    pub id: AgentId,
+    /// With its id filled in.
+    pub info: Arc<v1::AgentInfo>,
+    pub link: Option<LinkKey>,
+    /// Whether its resources are offered.
+    pub active: bool,
+    pub connected: bool,
+    pub version: Arc<str>,
+    pub capabilities: Arc<Vec<v1::agent_info::Capability>>,
+    /// `ip:port` of the agent's own HTTP endpoint.
+    pub endpoint: Arc<str>,
+    pub registered_ns: i64,
+    pub reregistered_ns: Option<i64>,
+    pub total: Resources,
+    /// By tasks that have not ended and by custom executors.
+    pub used: Resources,
+    pub offered: Resources,
+    /// Tasks in [`View::tasks`] on this agent.
+    pub tasks: usize,
+}
+
+/// An agent that is unreachable or gone.
+#[derive(Debug, Clone)]
+pub struct AwayAgent {
+    pub info: Arc<v1::AgentInfo>,
+    pub since_ns: i64,
+}
+
+#[derive(Debug, Clone)]
+pub struct FrameworkRecord {
+    pub id: FrameworkId,
+    /// With its id filled in.
+    pub info: Arc<v1::FrameworkInfo>,
+    pub active: bool,
+    pub connected: bool,
+    /// Known from before the master restarted, and its scheduler has not come back yet.
+    pub recovered: bool,
+    pub registered_ns: i64,
+    pub reregistered_ns: Option<i64>,
+    pub unregistered_ns: Option<i64>,
+    pub roles: Arc<Vec<Role>>,
+    pub suppressed: Arc<Vec<Role>>,
+    pub offer_constraints: Option<Arc<v1::scheduler::OfferConstraints>>,
+    /// On all agents together. Only what can be added up: ports, sets and whole disks are told by tasks and offers.
+    pub used: Resources,
+    pub offered: Resources,
+    /// Tasks in [`View::tasks`] of this framework.
+    pub tasks: usize,
+    pub completed_tasks: History<v1::Task>,
+    /// Tasks on agents that became unreachable; they may come back.
+    pub unreachable_tasks: Arc<BTreeMap<TaskId, Arc<v1::Task>>>,
+}
+
+#[derive(Debug, Clone)]
+pub struct TaskRecord {
+    /// Always current. `statuses` has one entry per run of equal states, without data.
+    pub wire: v1::Task,
+    /// As it was handed to the agent. A task that an agent reported after the master restarted has none.
+    pub info: Option<Arc<v1::TaskInfo>>,
+    pub id: TaskId,
+    pub framework_id: FrameworkId,
+    pub agent_id: AgentId,
+    pub framework: FrameworkKey,
+    pub agent: AgentKey,
+    pub role: Role,
+    pub resources: Resources,
+    /// Whether `resources` count as used: until the task's first terminal state.
+    pub(crate) charged: bool,
+    /// The uuid of the update that was forwarded last, if it has one.
+    pub(crate) forwarded_uuid: Option<Bytes>,
+}
+
+impl TaskRecord {
+    pub fn state(&self) -> v1::TaskState {
+        self.wire.state()
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct ExecutorRecord {
+    pub info: Arc<v1::ExecutorInfo>,
+    pub id: ExecutorId,
+    pub framework_id: FrameworkId,
+    pub agent_id: AgentId,
+    pub framework: FrameworkKey,
+    pub agent: AgentKey,
+    pub role: Role,
+    pub resources: Resources,
+}
+
+#[derive(Debug, Clone)]
+pub struct OfferRecord {
+    /// As the scheduler got it.
+    pub wire: Arc<v1::Offer>,
+    pub id: OfferId,
+    pub framework: FrameworkKey,
+    pub agent: AgentKey,
+    pub framework_id: FrameworkId,
+    pub agent_id: AgentId,
+    pub role: Role,
+    pub resources: Resources,
+    pub offered_ns: i64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoleRecord {
+    pub weight: f64,
+    /// Its dominant share of the cluster, offers included, not divided by the weight.
+    pub share: f64,
+}
+
+impl View {
+    pub fn agent(&self, id: &str) -> Option<&Arc<AgentRecord>> {
+        self.agents.values().find(|agent| agent.id.as_str() == id)
+    }
+
+    pub fn framework(&self, id: &str) -> Option<&Arc<FrameworkRecord>> {
+        self.frameworks
+            .values()
+            .find(|framework| framework.id.as_str() == id)
+    }
+
+    pub fn offers_of(&self, framework: FrameworkKey) -> impl Iterator<Item = &Arc<OfferRecord>> {
+        self.offers
+            .values()
+            .filter(move |offer| offer.framework == framework)
+    }
+
+    pub fn tasks_of(&self, framework: FrameworkKey) -> impl Iterator<Item = &Arc<TaskRecord>> {
+        self.tasks
+            .values()
+            .filter(move |task| task.framework == framework)
+    }
+
+    pub fn executors_of(
+        &self,
+        framework: FrameworkKey,
+    ) -> impl Iterator<Item = &Arc<ExecutorRecord>> {
+        self.executors
+            .values()
+            .filter(move |executor| executor.framework == framework)
+    }
+}
