@@ -1,1 +1,30 @@
-//! Skeleton.
+//! The master's shell: HTTP, the registry on disk, the agents' links and the artifacts around the pure core.
+//!
+//! One task owns the core ([`owner`]); everything else talks to it through one inbox and takes photographs of its
+//! state to answer reads from. Whatever is decided is decided in `tepui-master-core`.
+
+#![forbid(unsafe_code)]
+
+mod artifacts;
+mod config;
+mod files;
+mod http;
+mod legacy;
+mod link;
+mod logs;
+mod metrics;
+mod operator;
+mod owner;
+mod server;
+mod shared;
+pub mod store;
+mod stream;
+
+pub use config::{Config, CoreConfig};
+pub use owner::OwnerError;
+pub use server::{Running, StartError, run, start};
+
+/// The level of the Mesos API that is spoken; clients enable features by it.
+pub const MESOS_API_LEVEL: &str = "1.11.0";
+/// Tepui's own version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

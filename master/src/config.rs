@@ -1,0 +1,107 @@
+//! What the operator of a master can set.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use tepui_model::format_duration;
+use tokio_util::sync::CancellationToken;
+
+/// The settings of the state machine: timeouts, histories, roles, the allocator.
+pub use tepui_master_core::Config as CoreConfig;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The address to listen on.
+    pub ip: IpAddr,
+    /// The port to listen on; 0 takes a free one.
+    pub port: u16,
+    /// The name by which clients and agents reach this master. If unset: `ip`, or the machine's name where `ip` stands
+    /// for every address.
+    pub hostname: Option<String>,
+    /// Holds the registry and the artifacts; made if it does not exist.
+    pub data_dir: PathBuf,
+    /// Allows listening where other machines can reach a master that asks nobody for credentials.
+    pub insecure: bool,
+    /// The identity in it (master_id, hostname, ip, port, version) is filled in at start.
+    pub core: CoreConfig,
+    /// The longest body of a call.
+    pub max_call_bytes: usize,
+    /// The largest artifact; unlimited if unset.
+    pub max_artifact_bytes: Option<u64>,
+    /// Events that may wait for one slow scheduler before its stream is closed.
+    pub stream_queue: usize,
+    /// Messages that may wait for one slow agent before its link is closed.
+    pub link_queue: usize,
+    /// Cancel it to stop the master.
+    pub shutdown: CancellationToken,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: 5050,
+            hostname: None,
+            data_dir: PathBuf::from(".tepui/master"),
+            insecure: false,
+            core: CoreConfig::default(),
+            max_call_bytes: 16 << 20,
+            max_artifact_bytes: None,
+            stream_queue: 64 << 10,
+            link_queue: 64 << 10,
+            shutdown: CancellationToken::new(),
+        }
+    }
+}
+
+impl Config {
+    /// The settings under Mesos's flag names, for tools that show them.
+    pub(crate) fn flags(&self) -> Vec<(&'static str, String)> {
+        let core = &self.core;
+        let mut flags = vec![
+            (
+                "agent_ping_timeout",
+                format_duration(core.agent_ping_timeout),
+            ),
+            (
+                "agent_reregister_timeout",
+                format_duration(core.agent_reregister_timeout),
+            ),
+            ("authenticate_agents", "false".to_owned()),
+            ("authenticate_frameworks", "false".to_owned()),
+            ("insecure", self.insecure.to_string()),
+            ("ip", self.ip.to_string()),
+            (
+                "max_agent_ping_timeouts",
+                core.max_agent_ping_timeouts.to_string(),
+            ),
+            (
+                "max_completed_frameworks",
+                core.max_completed_frameworks.to_string(),
+            ),
+            (
+                "max_completed_tasks_per_framework",
+                core.max_completed_tasks_per_framework.to_string(),
+            ),
+            (
+                "max_unreachable_tasks_per_framework",
+                core.max_unreachable_tasks_per_framework.to_string(),
+            ),
+            ("port", core.port.to_string()),
+            ("registry", "sled".to_owned()),
+            ("root_submissions", core.root_submissions.to_string()),
+            ("work_dir", self.data_dir.display().to_string()),
+        ];
+        if let Some(hostname) = &self.hostname {
+            flags.push(("hostname", hostname.clone()));
+        }
+        if let Some(timeout) = core.offer_timeout {
+            flags.push(("offer_timeout", format_duration(timeout)));
+        }
+        if let Some(roles) = &core.roles {
+            flags.push(("roles", roles.iter().cloned().collect::<Vec<_>>().join(",")));
+        }
+        flags.sort();
+        flags
+    }
+}

@@ -1,0 +1,439 @@
+//! The routes: which path is whose, the calls, and the small reads.
+//!
+//! Every path is there bare and under `/master`, reads also with `.json`; the longest path that is known answers for
+//! all below it, as stock clients expect.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use prost::Message;
+use serde::Serialize;
+use tepui_api::Json;
+use tepui_api::media::{self, MediaType};
+use tepui_api::required::Described;
+use tepui_api::v1::{master, scheduler};
+use tepui_master_core::View;
+use tokio::sync::oneshot;
+
+use crate::owner::{Message as OwnerMessage, Reply};
+use crate::shared::{Refusal, Shared, method_not_allowed};
+use crate::stream::EventBody;
+use crate::{artifacts, legacy, link, logs, metrics, operator};
+
+const STREAM_ID: HeaderName = HeaderName::from_static("mesos-stream-id");
+/// Shorter answers are not worth compressing.
+const MIN_GZIP_BYTES: usize = 1024;
+
+pub(crate) fn router(shared: Arc<Shared>) -> Router {
+    let mut routes = Routes(Router::new());
+    routes.tree("/api/v1/scheduler", any(scheduler_call));
+    routes.tree("/api/v1", any(operator_call));
+    routes.exact("/api/v1/tepui/artifacts", any(artifacts::collection));
+    routes.exact("/api/v1/tepui/artifacts/{sha256}", any(artifacts::member));
+    routes.exact("/artifacts/{sha256}", any(artifacts::download));
+    routes.exact("/artifacts/{sha256}/{name}", any(artifacts::download_named));
+    routes.exact("/api/v1/tepui/logs", any(logs::serve));
+    routes.exact("/tepui/v1/agent-link", any(link::serve));
+    routes.exact("/redirect", any(redirect));
+    routes.read("/health", any(StatusCode::OK));
+    routes.read("/version", any(version));
+    routes.read("/flags", any(flags));
+    routes.read("/state", legacy_read(legacy::state));
+    routes.read("/state-summary", legacy_read(legacy::state_summary));
+    routes.read("/slaves", legacy_read(legacy::slaves));
+    routes.read("/tasks", legacy_read(legacy::tasks));
+    routes.read("/frameworks", legacy_read(legacy::frameworks));
+    routes.read("/roles", legacy_read(legacy::roles));
+    routes.read("/metrics/snapshot", legacy_read(metrics::snapshot));
+    routes.0.fallback(not_found).with_state(shared)
+}
+
+type Route = axum::routing::MethodRouter<Arc<Shared>>;
+
+struct Routes(Router<Arc<Shared>>);
+
+impl Routes {
+    fn add(&mut self, path: &str, route: &Route) {
+        let router = std::mem::take(&mut self.0);
+        self.0 = router
+            .route(path, route.clone())
+            .route(&format!("/master{path}"), route.clone());
+    }
+
+    fn exact(&mut self, path: &str, route: Route) {
+        self.add(path, &route);
+        self.add(&format!("{path}/"), &route);
+    }
+
+    /// With all that is below it.
+    fn tree(&mut self, path: &str, route: Route) {
+        self.exact(path, route.clone());
+        self.add(&format!("{path}/{{*rest}}"), &route);
+    }
+
+    fn read(&mut self, path: &str, route: Route) {
+        self.add(&format!("{path}.json"), &route);
+        self.tree(path, route);
+    }
+}
+
+async fn not_found(request: Request) -> Refusal {
+    Refusal::not_found(format!("There is nothing at '{}'", request.uri().path()))
+}
+
+pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(body) => (
+            status,
+            [(header::CONTENT_TYPE, MediaType::Json.as_str())],
+            body,
+        )
+            .into_response(),
+        Err(error) => Refusal::internal(error.to_string()).into_response(),
+    }
+}
+
+fn text_of(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+// Calls
+
+/// Checks method, media type and body in the order in which Mesos does.
+async fn read_call<M>(
+    shared: &Shared,
+    request: Request,
+) -> Result<(MediaType, M, HeaderMap), Response>
+where
+    M: Json + Message + Default + Described,
+{
+    if request.method() != Method::POST {
+        return Err(method_not_allowed("POST", request.method()));
+    }
+    let (parts, body) = request.into_parts();
+    let refuse = |status, error: &dyn std::fmt::Display| {
+        Refusal::new(status, error.to_string()).into_response()
+    };
+    let media =
+        media::content_type(text_of(&parts.headers, header::CONTENT_TYPE)).map_err(|error| {
+            match error {
+                media::ContentTypeError::Missing => refuse(StatusCode::BAD_REQUEST, &error),
+                media::ContentTypeError::Unsupported(_) => {
+                    refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, &error)
+                }
+            }
+        })?;
+    if media == MediaType::RecordIo {
+        let error = "Expecting 'Content-Type' of application/json or application/x-protobuf";
+        return Err(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, &error));
+    }
+    let limit = shared.config.max_call_bytes;
+    let body = read_body(body, &parts.headers, limit)
+        .await
+        .map_err(IntoResponse::into_response)?;
+    let call = media::decode(media, &body).map_err(|error| {
+        refuse(
+            StatusCode::BAD_REQUEST,
+            &format!("Failed to parse body into a call: {error}"),
+        )
+    })?;
+    Ok((media, call, parts.headers))
+}
+
+async fn read_body(body: Body, headers: &HeaderMap, limit: usize) -> Result<Bytes, Refusal> {
+    let too_large = || {
+        let message = format!(
+            "A call may have at most {}",
+            tepui_model::format_bytes(limit as u64)
+        );
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+    };
+    let body = Limited::new(body, limit).collect().await.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            too_large()
+        } else {
+            Refusal::bad_request(format!("The body broke off: {error}"))
+        }
+    })?;
+    let body = body.to_bytes();
+    match text_of(headers, header::CONTENT_ENCODING) {
+        None => Ok(body),
+        Some(encoding) if encoding.eq_ignore_ascii_case("identity") => Ok(body),
+        Some(encoding) if encoding.eq_ignore_ascii_case("gzip") => {
+            let mut plain = Vec::new();
+            GzDecoder::new(&body[..])
+                .take(limit as u64 + 1)
+                .read_to_end(&mut plain)
+                .map_err(|error| Refusal::bad_request(format!("The body is not gzip: {error}")))?;
+            if plain.len() > limit {
+                Err(too_large())
+            } else {
+                Ok(plain.into())
+            }
+        }
+        Some(other) => {
+            let message = format!("Expecting 'Content-Encoding' of gzip, not '{other}'");
+            Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message))
+        }
+    }
+}
+
+fn not_acceptable() -> Response {
+    let message = "Expecting 'Accept' to allow application/json or application/x-protobuf";
+    Refusal::new(StatusCode::NOT_ACCEPTABLE, message).into_response()
+}
+
+async fn scheduler_call(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let (_, call, headers): (_, scheduler::Call, _) = match read_call(&shared, request).await {
+        Ok(read) => read,
+        Err(response) => return response,
+    };
+    let mut media = MediaType::Json;
+    // Other calls have no answer that could be in the wrong form; a SUBSCRIBE without its body is refused below.
+    if call.r#type() == scheduler::call::Type::Subscribe && call.subscribe.is_some() {
+        match media::negotiate(text_of(&headers, header::ACCEPT)) {
+            Some(accepted) => media = accepted,
+            None => return not_acceptable(),
+        }
+    }
+    let stream_id = text_of(&headers, STREAM_ID).map(str::to_owned);
+    let (reply, answer) = oneshot::channel();
+    let message = OwnerMessage::SchedulerCall {
+        principal: None,
+        stream_id,
+        call: Box::new(call),
+        reply,
+    };
+    if shared.inbox.send(message).await.is_err() {
+        return Refusal::stopping().into_response();
+    }
+    match answer.await {
+        Ok(Reply::Subscribed {
+            stream,
+            stream_id,
+            events,
+        }) => {
+            let interval = shared.config.core.heartbeat_interval;
+            let body = EventBody::new(
+                events,
+                media,
+                interval,
+                stream,
+                shared.closed_streams.clone(),
+            );
+            let mut response = Response::new(Body::from_stream(body));
+            let fields = response.headers_mut();
+            fields.insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static(media.as_str()),
+            );
+            fields.insert(
+                STREAM_ID,
+                HeaderValue::try_from(stream_id).expect("a uuid is a header value"),
+            );
+            response
+        }
+        Ok(reply) => reply_without_body(reply),
+        Err(_) => Refusal::stopping().into_response(),
+    }
+}
+
+fn reply_without_body(reply: Reply) -> Response {
+    match reply {
+        Reply::Accepted => StatusCode::ACCEPTED.into_response(),
+        Reply::Done => StatusCode::OK.into_response(),
+        Reply::Refused { status, message } => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            Refusal::new(status, message).into_response()
+        }
+        Reply::Subscribed { .. } => Refusal::internal("This call has no stream").into_response(),
+    }
+}
+
+async fn operator_call(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let (_, call, headers): (_, master::Call, _) = match read_call(&shared, request).await {
+        Ok(read) => read,
+        Err(response) => return response,
+    };
+    let kind = match operator::classify(&call) {
+        Ok(kind) => kind,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let Some(media) = media::negotiate(text_of(&headers, header::ACCEPT)) else {
+        return not_acceptable();
+    };
+    match kind {
+        operator::Kind::Change => {
+            let (reply, answer) = oneshot::channel();
+            let message = OwnerMessage::OperatorCall {
+                principal: None,
+                call: Box::new(call),
+                reply,
+            };
+            if shared.inbox.send(message).await.is_err() {
+                return Refusal::stopping().into_response();
+            }
+            answer
+                .await
+                .map_or_else(|_| Refusal::stopping().into_response(), reply_without_body)
+        }
+        operator::Kind::Read(read) => {
+            let content_type = media.as_str();
+            rendered(shared, &headers, content_type, move |shared, view| {
+                Ok(media::encode(media, &operator::answer(read, shared, view)))
+            })
+            .await
+        }
+    }
+}
+
+// Reads
+
+pub(crate) type Parameters = BTreeMap<String, String>;
+
+/// Takes the state as it is and renders it where it holds up nobody.
+async fn rendered<F>(
+    shared: Arc<Shared>,
+    headers: &HeaderMap,
+    content_type: &'static str,
+    render: F,
+) -> Response
+where
+    F: FnOnce(&Shared, &View) -> Result<Vec<u8>, Refusal> + Send + 'static,
+{
+    let view = match shared.view().await {
+        Ok(view) => view,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let accepts_gzip = text_of(headers, header::ACCEPT_ENCODING).is_some_and(|encodings| {
+        encodings.split(',').any(|encoding| {
+            let (name, parameters) = encoding.split_once(';').unwrap_or((encoding, ""));
+            name.trim().eq_ignore_ascii_case("gzip")
+                && !matches!(parameters.trim(), "q=0" | "q=0.0" | "q=0.00")
+        })
+    });
+    let work = tokio::task::spawn_blocking(move || {
+        let body = render(&shared, &view)?;
+        if !accepts_gzip || body.len() < MIN_GZIP_BYTES {
+            return Ok((body, false));
+        }
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder
+            .write_all(&body)
+            .and_then(|()| encoder.finish())
+            .map_or(Ok((body, false)), |small| Ok((small, true)))
+    });
+    match work.await {
+        Ok(Ok((body, gzipped))) => {
+            let mut response = ([(header::CONTENT_TYPE, content_type)], body).into_response();
+            if gzipped {
+                response
+                    .headers_mut()
+                    .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            }
+            response
+        }
+        Ok(Err(refusal)) => Refusal::into_response(refusal),
+        Err(error) => {
+            Refusal::internal(format!("The answer cannot be rendered: {error}")).into_response()
+        }
+    }
+}
+
+/// A read that stock tools know from before the v1 API. They send it with any method.
+fn legacy_read(render: fn(&Shared, &View, &Parameters) -> Result<Vec<u8>, Refusal>) -> Route {
+    any(
+        async move |State(shared): State<Arc<Shared>>,
+                    Query(parameters): Query<Parameters>,
+                    headers: HeaderMap| {
+            let padding = match padding(&parameters) {
+                Ok(padding) => padding,
+                Err(refusal) => return refusal.into_response(),
+            };
+            let content_type = if padding.is_some() {
+                "text/javascript"
+            } else {
+                MediaType::Json.as_str()
+            };
+            let render = move |shared: &Shared, view: &View| {
+                render(shared, view, &parameters).map(|body| pad(padding.as_deref(), body))
+            };
+            rendered(shared, &headers, content_type, render).await
+        },
+    )
+}
+
+/// `?jsonp=NAME` makes the answer a script that calls NAME.
+fn padding(parameters: &Parameters) -> Result<Option<String>, Refusal> {
+    let Some(name) = parameters.get("jsonp").filter(|name| !name.is_empty()) else {
+        return Ok(None);
+    };
+    // Anything else would let a link put a script of its own into the page that asks.
+    let is_safe =
+        |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '$' | '.');
+    if name.chars().all(is_safe) {
+        Ok(Some(name.clone()))
+    } else {
+        Err(Refusal::bad_request(
+            "'jsonp' must be the name of a function",
+        ))
+    }
+}
+
+fn pad(function: Option<&str>, body: Vec<u8>) -> Vec<u8> {
+    match function {
+        Some(function) => [function.as_bytes(), b"(", &body, b");"].concat(),
+        None => body,
+    }
+}
+
+fn padded(parameters: &Parameters, value: &impl Serialize) -> Response {
+    let body = match (padding(parameters), serde_json::to_vec(value)) {
+        (Ok(function), Ok(body)) => (function.is_some(), pad(function.as_deref(), body)),
+        (Err(refusal), _) => return refusal.into_response(),
+        (_, Err(error)) => return Refusal::internal(error.to_string()).into_response(),
+    };
+    let content_type = if body.0 {
+        "text/javascript"
+    } else {
+        MediaType::Json.as_str()
+    };
+    ([(header::CONTENT_TYPE, content_type)], body.1).into_response()
+}
+
+async fn version(Query(parameters): Query<Parameters>) -> Response {
+    padded(&parameters, &legacy::Version)
+}
+
+async fn flags(
+    State(shared): State<Arc<Shared>>,
+    Query(parameters): Query<Parameters>,
+) -> Response {
+    let flags: BTreeMap<_, _> = shared.config.flags().into_iter().collect();
+    padded(&parameters, &serde_json::json!({ "flags": flags }))
+}
+
+/// This master leads, so it sends everybody to itself.
+async fn redirect(State(shared): State<Arc<Shared>>) -> Response {
+    let location = format!("//{}", shared.identity.authority());
+    match HeaderValue::try_from(location) {
+        Ok(location) => (
+            StatusCode::TEMPORARY_REDIRECT,
+            [(header::LOCATION, location)],
+        )
+            .into_response(),
+        Err(error) => Refusal::internal(error.to_string()).into_response(),
+    }
+}

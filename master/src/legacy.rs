@@ -1,0 +1,955 @@
+//! The reads from before the v1 API, in the shapes that command lines and monitoring tools parse.
+//!
+//! They are written straight from the photograph into the body: a tree of a hundred thousand tasks in between would
+//! take more memory than the tasks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use serde::ser::{SerializeMap, SerializeSeq};
+use serde::{Serialize, Serializer};
+use tepui_api::convert::{ResourceFormat, resources_to_wire};
+use tepui_api::v1;
+use tepui_api::{Json, json};
+use tepui_master_core::{
+    AgentRecord, ExecutorRecord, FrameworkKey, FrameworkRecord, OfferRecord, TaskRecord, View,
+};
+use tepui_model::{Milli, Quantity, Ranges, Resources, Role};
+
+use crate::http::Parameters;
+use crate::operator::{agent_pid, holdings, weight};
+use crate::shared::{Refusal, Shared};
+use crate::{MESOS_API_LEVEL, VERSION};
+
+type Body = Result<Vec<u8>, Refusal>;
+
+fn body(value: &impl Serialize) -> Body {
+    serde_json::to_vec(value).map_err(|error| Refusal::internal(error.to_string()))
+}
+
+macro_rules! entries {
+    ($map:ident, $($key:literal: $value:expr),+ $(,)?) => { $($map.serialize_entry($key, &$value)?;)+ };
+}
+
+/// An array from an iterator that can be begun again.
+struct Each<F>(F);
+
+impl<F, I> Serialize for Each<F>
+where
+    F: Fn() -> I,
+    I: Iterator<Item: Serialize>,
+{
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut sequence = serializer.serialize_seq(None)?;
+        for item in (self.0)() {
+            sequence.serialize_element(&item)?;
+        }
+        sequence.end()
+    }
+}
+
+/// A message of the v1 API within a legacy answer.
+struct Message<'a, M>(&'a M);
+
+impl<M: Json> Serialize for Message<'_, M> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        json::to_value(self.0).serialize(serializer)
+    }
+}
+
+fn seconds(nanoseconds: i64) -> f64 {
+    nanoseconds as f64 / 1e9
+}
+
+// Resources and attributes
+
+/// Sums by name, as `{"cpus": 2.0, "ports": "[31000-32000]"}`.
+#[derive(Default)]
+struct Sums {
+    scalars: BTreeMap<String, Milli>,
+    ranges: BTreeMap<String, Ranges>,
+    sets: BTreeMap<String, BTreeSet<String>>,
+}
+
+fn sum_key(name: &str, revocable: bool) -> String {
+    if revocable {
+        format!("{name}_revocable")
+    } else {
+        name.to_owned()
+    }
+}
+
+impl Sums {
+    fn of(resources: &Resources) -> Self {
+        let mut sums = Self::default();
+        for resource in resources.iter() {
+            let key = sum_key(&resource.name, resource.revocable);
+            match &resource.quantity {
+                Quantity::Scalar(amount) => sums.add_scalar(key, *amount),
+                Quantity::Ranges(ranges) => sums.add_ranges(key, ranges),
+                Quantity::Set(items) => sums
+                    .sets
+                    .entry(key)
+                    .or_default()
+                    .extend(items.iter().map(|item| item.to_string())),
+            }
+        }
+        sums
+    }
+
+    fn of_wire<'a>(resources: impl IntoIterator<Item = &'a v1::Resource>) -> Self {
+        let mut sums = Self::default();
+        for resource in resources {
+            let key = sum_key(&resource.name, resource.revocable.is_some());
+            if let Some(scalar) = &resource.scalar {
+                sums.add_scalar(key, Milli::from_f64(scalar.value).unwrap_or(Milli::ZERO));
+            } else if let Some(ranges) = &resource.ranges {
+                let pairs = ranges
+                    .range
+                    .iter()
+                    .map(|range| (range.begin, range.end))
+                    .collect();
+                sums.add_ranges(key, &Ranges::from_pairs(pairs).unwrap_or_default());
+            } else if let Some(set) = &resource.set {
+                sums.sets
+                    .entry(key)
+                    .or_default()
+                    .extend(set.item.iter().cloned());
+            }
+        }
+        sums
+    }
+
+    fn add_scalar(&mut self, key: String, amount: Milli) {
+        let sum = self.scalars.entry(key).or_insert(Milli::ZERO);
+        *sum = sum.checked_add(amount).unwrap_or(*sum);
+    }
+
+    fn add_ranges(&mut self, key: String, ranges: &Ranges) {
+        let sum = self.ranges.entry(key).or_default();
+        *sum = sum.union(ranges);
+    }
+}
+
+fn ranges_text(pairs: impl Iterator<Item = (u64, u64)>) -> String {
+    let parts: Vec<String> = pairs.map(|(begin, end)| format!("{begin}-{end}")).collect();
+    format!("[{}]", parts.join(", "))
+}
+
+fn set_text<'a>(items: impl Iterator<Item = &'a String>) -> String {
+    format!(
+        "{{{}}}",
+        items.map(String::as_str).collect::<Vec<_>>().join(", ")
+    )
+}
+
+impl Serialize for Sums {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        const ALWAYS: [&str; 4] = ["cpus", "gpus", "mem", "disk"];
+        let mut map = serializer.serialize_map(None)?;
+        for name in ALWAYS {
+            map.serialize_entry(
+                name,
+                &self
+                    .scalars
+                    .get(name)
+                    .copied()
+                    .unwrap_or(Milli::ZERO)
+                    .to_f64(),
+            )?;
+        }
+        for (name, amount) in self
+            .scalars
+            .iter()
+            .filter(|(name, _)| !ALWAYS.contains(&name.as_str()))
+        {
+            map.serialize_entry(name, &amount.to_f64())?;
+        }
+        for (name, ranges) in &self.ranges {
+            map.serialize_entry(name, &ranges_text(ranges.iter()))?;
+        }
+        for (name, items) in &self.sets {
+            map.serialize_entry(name, &set_text(items.iter()))?;
+        }
+        map.end()
+    }
+}
+
+struct Attributes<'a>(&'a [v1::Attribute]);
+
+impl Serialize for Attributes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for attribute in self.0 {
+            if let Some(scalar) = &attribute.scalar {
+                map.serialize_entry(&attribute.name, &scalar.value)?;
+            } else if let Some(ranges) = &attribute.ranges {
+                let pairs = ranges.range.iter().map(|range| (range.begin, range.end));
+                map.serialize_entry(&attribute.name, &ranges_text(pairs))?;
+            } else if let Some(text) = &attribute.text {
+                map.serialize_entry(&attribute.name, &text.value)?;
+            } else if let Some(set) = &attribute.set {
+                map.serialize_entry(&attribute.name, &set_text(set.item.iter()))?;
+            }
+        }
+        map.end()
+    }
+}
+
+fn labels(labels: &v1::Labels) -> impl Serialize + '_ {
+    Each(|| labels.labels.iter().map(Message))
+}
+
+// Agents
+
+struct Agent<'a> {
+    record: &'a AgentRecord,
+    /// With every resource in full as well.
+    full: bool,
+}
+
+impl Serialize for Agent<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let record = self.record;
+        let mut map = serializer.serialize_map(None)?;
+        let mut reserved: BTreeMap<&str, Resources> = BTreeMap::new();
+        for resource in record.total.iter() {
+            if let Some(role) = resource.reserved_role() {
+                reserved
+                    .entry(role.as_str())
+                    .or_default()
+                    .add_resource(resource.clone());
+            }
+        }
+        let unreserved = record.total.unreserved();
+        entries!(map,
+            "id": record.id.as_str(),
+            "hostname": record.info.hostname,
+            "port": record.info.port(),
+            "attributes": Attributes(&record.info.attributes),
+            "pid": agent_pid(record),
+            "registered_time": seconds(record.registered_ns),
+            "resources": Sums::of(&record.total),
+            "used_resources": Sums::of(&record.used),
+            "offered_resources": Sums::of(&record.offered),
+            "reserved_resources": reserved.iter().map(|(role, held)| (*role, Sums::of(held))).collect::<BTreeMap<_, _>>(),
+            "unreserved_resources": Sums::of(&unreserved),
+            "active": record.active,
+            "deactivated": false,
+            "connected": record.connected,
+            "version": &*record.version,
+            "capabilities": Each(|| record.capabilities.iter().map(|capability| capability.r#type().as_str_name())),
+        );
+        if let Some(domain) = &record.info.domain {
+            map.serialize_entry("domain", &Message(domain))?;
+        }
+        if let Some(time) = record.reregistered_ns {
+            map.serialize_entry("reregistered_time", &seconds(time))?;
+        }
+        if self.full {
+            let wire = |resources: &Resources| {
+                resources_to_wire(resources, ResourceFormat::Endpoint, None)
+            };
+            let reserved: BTreeMap<&str, Vec<v1::Resource>> = reserved
+                .iter()
+                .map(|(role, held)| (*role, wire(held)))
+                .collect();
+            let reserved: BTreeMap<&str, Vec<Message<'_, _>>> = reserved
+                .iter()
+                .map(|(role, held)| (*role, held.iter().map(Message).collect()))
+                .collect();
+            entries!(map,
+                "reserved_resources_full": reserved,
+                "unreserved_resources_full": Full(&unreserved),
+                "used_resources_full": Full(&record.used),
+                "offered_resources_full": Full(&record.offered),
+            );
+        }
+        map.end()
+    }
+}
+
+struct Full<'a>(&'a Resources);
+
+impl Serialize for Full<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let wire = resources_to_wire(self.0, ResourceFormat::Endpoint, None);
+        serializer.collect_seq(wire.iter().map(Message))
+    }
+}
+
+// Tasks, executors, frameworks
+
+struct Task<'a>(&'a v1::Task, Option<&'a v1::TaskInfo>);
+
+impl<'a> Task<'a> {
+    fn live(record: &'a TaskRecord) -> Self {
+        Self(&record.wire, record.info.as_deref())
+    }
+
+    fn ended(task: &'a v1::Task) -> Self {
+        Self(task, None)
+    }
+
+    /// Of its first status: when it came to be.
+    fn began(&self) -> f64 {
+        self.0
+            .statuses
+            .first()
+            .map_or(0.0, |status| status.timestamp())
+    }
+}
+
+impl Serialize for Task<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(task, info) = self;
+        let role = task
+            .resources
+            .iter()
+            .find_map(|resource| resource.allocation_info.as_ref()?.role.as_deref());
+        let mut map = serializer.serialize_map(None)?;
+        entries!(map,
+            "id": task.task_id.value,
+            "name": task.name,
+            "framework_id": task.framework_id.value,
+            "executor_id": task.executor_id.as_ref().map_or("", |id| &id.value),
+            "slave_id": task.agent_id.value,
+            "state": task.state().as_str_name(),
+            "resources": Sums::of_wire(&task.resources),
+            "role": role.unwrap_or("*"),
+            "statuses": Each(|| task.statuses.iter().map(Status)),
+        );
+        if !task.limits.is_empty() {
+            let limits: BTreeMap<_, _> = task
+                .limits
+                .iter()
+                .map(|(name, limit)| (name, limit_json(limit.value)))
+                .collect();
+            map.serialize_entry("limits", &limits)?;
+        }
+        if let Some(user) = &task.user {
+            map.serialize_entry("user", user)?;
+        }
+        if let Some(given) = &task.labels {
+            map.serialize_entry("labels", &labels(given))?;
+        }
+        if let Some(discovery) = &task.discovery {
+            map.serialize_entry("discovery", &Message(discovery))?;
+        }
+        if let Some(container) = &task.container {
+            map.serialize_entry("container", &Message(container))?;
+        }
+        if let Some(check) = task
+            .health_check
+            .as_ref()
+            .or_else(|| info.as_ref()?.health_check.as_ref())
+        {
+            map.serialize_entry("health_check", &Message(check))?;
+        }
+        map.end()
+    }
+}
+
+/// JSON has no infinity, which stands for no limit.
+fn limit_json(limit: f64) -> serde_json::Value {
+    if limit.is_finite() {
+        limit.into()
+    } else {
+        "Infinity".into()
+    }
+}
+
+struct Status<'a>(&'a v1::TaskStatus);
+
+impl Serialize for Status<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(status) = self;
+        let mut map = serializer.serialize_map(None)?;
+        entries!(map,
+            "state": status.state().as_str_name(),
+            "timestamp": status.timestamp(),
+        );
+        if let Some(given) = &status.labels {
+            map.serialize_entry("labels", &labels(given))?;
+        }
+        if let Some(container) = &status.container_status {
+            map.serialize_entry("container_status", &Message(container))?;
+        }
+        if let Some(healthy) = status.healthy {
+            map.serialize_entry("healthy", &healthy)?;
+        }
+        // Beyond what Mesos tells: why.
+        if status.source.is_some() {
+            map.serialize_entry("source", status.source().as_str_name())?;
+        }
+        if status.reason.is_some() {
+            map.serialize_entry("reason", status.reason().as_str_name())?;
+        }
+        if let Some(message) = &status.message {
+            map.serialize_entry("message", message)?;
+        }
+        map.end()
+    }
+}
+
+struct Executor<'a>(&'a ExecutorRecord);
+
+impl Serialize for Executor<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(record) = self;
+        let mut map = serializer.serialize_map(None)?;
+        entries!(map,
+            "executor_id": record.id.as_str(),
+            "name": record.info.name(),
+            "framework_id": record.framework_id.as_str(),
+            "resources": Sums::of(&record.resources),
+            "role": record.role.as_str(),
+            "slave_id": record.agent_id.as_str(),
+        );
+        if let Some(command) = &record.info.command {
+            map.serialize_entry("command", &Message(command))?;
+        }
+        if let Some(given) = &record.info.labels {
+            map.serialize_entry("labels", &labels(given))?;
+        }
+        if record.info.r#type.is_some() {
+            map.serialize_entry("type", record.info.r#type().as_str_name())?;
+        }
+        if let Some(source) = &record.info.source {
+            map.serialize_entry("source", source)?;
+        }
+        map.end()
+    }
+}
+
+struct Offer<'a>(&'a OfferRecord);
+
+impl Serialize for Offer<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(record) = self;
+        let mut map = serializer.serialize_map(None)?;
+        entries!(map,
+            "id": record.id.as_str(),
+            "framework_id": record.framework_id.as_str(),
+            "slave_id": record.agent_id.as_str(),
+            "resources": Sums::of(&record.resources),
+            "allocation_info": BTreeMap::from([("role", record.role.as_str())]),
+        );
+        map.end()
+    }
+}
+
+/// What belongs to each framework, looked up once for all of them.
+#[derive(Default)]
+struct Belongings<'a> {
+    tasks: BTreeMap<FrameworkKey, Vec<&'a TaskRecord>>,
+    executors: BTreeMap<FrameworkKey, Vec<&'a ExecutorRecord>>,
+    offers: BTreeMap<FrameworkKey, Vec<&'a OfferRecord>>,
+}
+
+impl<'a> Belongings<'a> {
+    fn of(view: &'a View) -> Self {
+        let mut belongings = Self::default();
+        for task in view.tasks.values() {
+            belongings
+                .tasks
+                .entry(task.framework)
+                .or_default()
+                .push(task);
+        }
+        for executor in view.executors.values() {
+            belongings
+                .executors
+                .entry(executor.framework)
+                .or_default()
+                .push(executor);
+        }
+        for offer in view.offers.values() {
+            belongings
+                .offers
+                .entry(offer.framework)
+                .or_default()
+                .push(offer);
+        }
+        belongings
+    }
+
+    fn framework(&'a self, key: FrameworkKey, record: &'a FrameworkRecord) -> Framework<'a> {
+        Framework {
+            record,
+            tasks: self.tasks.get(&key).map_or(&[], Vec::as_slice),
+            executors: self.executors.get(&key).map_or(&[], Vec::as_slice),
+            offers: self.offers.get(&key).map_or(&[], Vec::as_slice),
+        }
+    }
+}
+
+struct Framework<'a> {
+    record: &'a FrameworkRecord,
+    tasks: &'a [&'a TaskRecord],
+    executors: &'a [&'a ExecutorRecord],
+    offers: &'a [&'a OfferRecord],
+}
+
+impl<'a> Framework<'a> {
+    fn completed(record: &'a FrameworkRecord) -> Self {
+        Self {
+            record,
+            tasks: &[],
+            executors: &[],
+            offers: &[],
+        }
+    }
+}
+
+impl Serialize for Framework<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self {
+            record,
+            tasks,
+            executors,
+            offers,
+        } = self;
+        let info = &record.info;
+        let (live, ended): (Vec<&TaskRecord>, Vec<&TaskRecord>) = tasks
+            .iter()
+            .copied()
+            .partition(|task| !task.state().is_terminal());
+        let mut held = record.used.clone();
+        held.add(&record.offered);
+        let mut map = serializer.serialize_map(None)?;
+        entries!(map,
+            "id": record.id.as_str(),
+            "name": info.name,
+            "user": info.user,
+            "hostname": info.hostname(),
+            "webui_url": info.webui_url(),
+            "failover_timeout": info.failover_timeout(),
+            "checkpoint": info.checkpoint(),
+            "active": record.active,
+            "connected": record.connected,
+            "recovered": record.recovered,
+            "registered_time": seconds(record.registered_ns),
+            "unregistered_time": record.unregistered_ns.map_or(0.0, seconds),
+            "used_resources": Sums::of(&record.used),
+            "offered_resources": Sums::of(&record.offered),
+            "resources": Sums::of(&held),
+            "capabilities": Each(|| info.capabilities.iter().map(|capability| capability.r#type().as_str_name())),
+            "tasks": Each(|| live.iter().copied().map(Task::live)),
+            "unreachable_tasks": Each(|| record.unreachable_tasks.values().map(|task| Task::ended(task))),
+            "completed_tasks": Each(|| {
+                let kept = record.completed_tasks.iter().map(|task| Task::ended(task));
+                kept.chain(ended.iter().copied().map(Task::live))
+            }),
+            "offers": Each(|| offers.iter().copied().map(Offer)),
+            "executors": Each(|| executors.iter().copied().map(Executor)),
+        );
+        if let Some(time) = record.reregistered_ns {
+            map.serialize_entry("reregistered_time", &seconds(time))?;
+        }
+        if let Some(principal) = &info.principal {
+            map.serialize_entry("principal", principal)?;
+        }
+        if info.has_capability(v1::framework_info::capability::Type::MultiRole) {
+            map.serialize_entry("roles", &info.roles)?;
+        } else {
+            map.serialize_entry("role", info.role.as_deref().unwrap_or("*"))?;
+        }
+        if let Some(given) = &info.labels {
+            map.serialize_entry("labels", &labels(given))?;
+        }
+        if let Some(constraints) = &record.offer_constraints {
+            map.serialize_entry("offer_constraints", &Message(&**constraints))?;
+        }
+        map.end()
+    }
+}
+
+// Answers
+
+/// Clients read `version` part by part as numbers, so Tepui's own stands beside it.
+pub(crate) struct Version;
+
+impl Serialize for Version {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        entries!(map,
+            "version": MESOS_API_LEVEL,
+            "tepui_version": VERSION,
+            "build_date": "",
+            "build_time": 0.0,
+            "build_user": "",
+        );
+        map.end()
+    }
+}
+
+struct State<'a> {
+    shared: &'a Shared,
+    view: &'a View,
+}
+
+impl Serialize for State<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { shared, view } = self;
+        let identity = &shared.identity;
+        let belongings = Belongings::of(view);
+        let active = view.agents.values().filter(|agent| agent.active).count();
+        let flags: BTreeMap<_, _> = shared.config.flags().into_iter().collect();
+        let started = seconds(identity.started_wall_ns);
+        let nothing: [(); 0] = [];
+        let leader = serde_json::json!({
+            "id": view.master.id, "pid": identity.pid(), "port": identity.port, "hostname": identity.hostname,
+        });
+        let mut map = serializer.serialize_map(None)?;
+        entries!(map,
+            "version": MESOS_API_LEVEL,
+            "tepui_version": VERSION,
+            "build_date": "",
+            "build_time": 0.0,
+            "build_user": "",
+            "start_time": started,
+            "elected_time": started,
+            "id": view.master.id,
+            "cluster_id": &*view.cluster_id,
+            "pid": identity.pid(),
+            "hostname": identity.hostname,
+            "capabilities": Each(|| view.master.capabilities.iter().map(|capability| capability.r#type().as_str_name())),
+            "activated_slaves": active,
+            "deactivated_slaves": view.agents.len() - active,
+            "unreachable_slaves": view.unreachable_agents.len(),
+            "leader": identity.pid(),
+            "leader_info": leader,
+            "flags": flags,
+            "slaves": Each(|| view.agents.values().map(|record| Agent { record, full: true })),
+            "recovered_slaves": Each(|| view.recovered_agents.values().map(|info| Recovered(info))),
+            "frameworks": Each(|| view.frameworks.iter().map(|(key, record)| belongings.framework(key, record))),
+            "completed_frameworks": Each(|| view.completed_frameworks.iter().map(|record| Framework::completed(record))),
+            "orphan_tasks": nothing,
+            "unregistered_frameworks": nothing,
+        );
+        map.end()
+    }
+}
+
+struct Recovered<'a>(&'a v1::AgentInfo);
+
+impl Serialize for Recovered<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(info) = self;
+        let mut map = serializer.serialize_map(None)?;
+        entries!(map,
+            "id": info.id.as_ref().map_or("", |id| &id.value),
+            "hostname": info.hostname,
+            "port": info.port(),
+            "attributes": Attributes(&info.attributes),
+            "resources": Sums::of_wire(&info.resources),
+        );
+        map.end()
+    }
+}
+
+pub(crate) fn state(shared: &Shared, view: &View, _: &Parameters) -> Body {
+    body(&State { shared, view })
+}
+
+struct Slaves<'a> {
+    view: &'a View,
+    id: Option<&'a str>,
+}
+
+impl Serialize for Slaves<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { view, id } = *self;
+        let mut map = serializer.serialize_map(None)?;
+        entries!(map,
+            "slaves": Each(|| {
+                let wanted = view.agents.values().filter(move |record| id.is_none_or(|id| record.id.as_str() == id));
+                wanted.map(|record| Agent { record, full: true })
+            }),
+            "recovered_slaves": Each(|| {
+                let wanted = view.recovered_agents.iter();
+                let wanted = wanted.filter(move |(known, _)| id.is_none_or(|id| known.as_str() == id));
+                wanted.map(|(_, info)| Recovered(info))
+            }),
+        );
+        map.end()
+    }
+}
+
+pub(crate) fn slaves(_: &Shared, view: &View, parameters: &Parameters) -> Body {
+    body(&Slaves {
+        view,
+        id: parameters.get("slave_id").map(String::as_str),
+    })
+}
+
+struct Frameworks<'a> {
+    view: &'a View,
+    id: Option<&'a str>,
+}
+
+impl Serialize for Frameworks<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { view, id } = *self;
+        let belongings = Belongings::of(view);
+        let wanted = move |record: &FrameworkRecord| id.is_none_or(|id| record.id.as_str() == id);
+        let nothing: [(); 0] = [];
+        let mut map = serializer.serialize_map(None)?;
+        entries!(map,
+            "frameworks": Each(|| {
+                let live = view.frameworks.iter().filter(move |(_, record)| wanted(record));
+                live.map(|(key, record)| belongings.framework(key, record))
+            }),
+            "completed_frameworks": Each(|| {
+                let completed = view.completed_frameworks.iter().filter(move |record| wanted(record));
+                completed.map(|record| Framework::completed(record))
+            }),
+            "unregistered_frameworks": nothing,
+        );
+        map.end()
+    }
+}
+
+pub(crate) fn frameworks(_: &Shared, view: &View, parameters: &Parameters) -> Body {
+    body(&Frameworks {
+        view,
+        id: parameters.get("framework_id").map(String::as_str),
+    })
+}
+
+pub(crate) fn tasks(_: &Shared, view: &View, parameters: &Parameters) -> Body {
+    const DEFAULT_LIMIT: usize = 100;
+    let number = |name: &str, default: usize| match parameters.get(name).map(String::as_str) {
+        None | Some("") => Ok(default),
+        // Some tools ask so for all of them.
+        Some("-1") => Ok(usize::MAX),
+        Some(text) => text
+            .parse()
+            .map_err(|_| Refusal::bad_request(format!("Failed to parse query '{name}': '{text}'"))),
+    };
+    let (limit, offset) = (number("limit", DEFAULT_LIMIT)?, number("offset", 0)?);
+    let ascending = parameters.get("order").is_some_and(|order| order == "asc");
+    let is_wanted = |task: &Task<'_>| {
+        parameters
+            .get("framework_id")
+            .is_none_or(|id| *id == task.0.framework_id.value)
+            && parameters
+                .get("task_id")
+                .is_none_or(|id| *id == task.0.task_id.value)
+    };
+    let known = || {
+        view.frameworks
+            .values()
+            .chain(view.completed_frameworks.iter())
+    };
+    let completed = known().flat_map(|framework| framework.completed_tasks.iter());
+    let unreachable = known().flat_map(|framework| framework.unreachable_tasks.values());
+    let mut tasks: Vec<Task<'_>> = view
+        .tasks
+        .values()
+        .map(|record| Task::live(record))
+        .chain(completed.chain(unreachable).map(|task| Task::ended(task)))
+        .filter(is_wanted)
+        .collect();
+    tasks.sort_by(|one, other| {
+        let order = one.began().total_cmp(&other.began());
+        if ascending { order } else { order.reverse() }
+    });
+    let page = || tasks.iter().skip(offset).take(limit);
+    body(&BTreeMap::from([("tasks", Each(page))]))
+}
+
+struct RoleJson<'a> {
+    name: &'a Role,
+    weight: f64,
+    holding: &'a crate::operator::Holding,
+}
+
+impl Serialize for RoleJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self {
+            name,
+            weight,
+            holding,
+        } = self;
+        let mut held = holding.used.clone();
+        held.add(&holding.offered);
+        let mut map = serializer.serialize_map(None)?;
+        entries!(map,
+            "name": name.as_str(),
+            "weight": weight,
+            "frameworks": Each(|| holding.frameworks.iter().map(|id| &id.value)),
+            "resources": Sums::of(&held),
+            "allocated": Sums::of(&holding.used),
+            "offered": Sums::of(&holding.offered),
+            "reserved": Sums::default(),
+        );
+        map.end()
+    }
+}
+
+pub(crate) fn roles(_: &Shared, view: &View, _: &Parameters) -> Body {
+    let holdings = holdings(view);
+    let roles = || {
+        holdings.iter().map(|(name, holding)| RoleJson {
+            name,
+            weight: weight(view, name),
+            holding,
+        })
+    };
+    body(&BTreeMap::from([("roles", Each(roles))]))
+}
+
+/// How many tasks are in each state, as `TASK_RUNNING: 3`.
+#[derive(Default)]
+struct Counts(BTreeMap<&'static str, usize>);
+
+impl Counts {
+    fn add(&mut self, task: &v1::Task) {
+        *self.0.entry(task.state().as_str_name()).or_default() += 1;
+    }
+}
+
+struct Summary<'a, T> {
+    record: &'a T,
+    counts: &'a Counts,
+    /// Of an agent its frameworks, of a framework its agents.
+    others: &'a BTreeSet<&'a str>,
+}
+
+const SUMMARY_STATES: [v1::TaskState; 12] = [
+    v1::TaskState::TaskStaging,
+    v1::TaskState::TaskStarting,
+    v1::TaskState::TaskRunning,
+    v1::TaskState::TaskKilling,
+    v1::TaskState::TaskFinished,
+    v1::TaskState::TaskFailed,
+    v1::TaskState::TaskKilled,
+    v1::TaskState::TaskError,
+    v1::TaskState::TaskLost,
+    v1::TaskState::TaskDropped,
+    v1::TaskState::TaskGone,
+    v1::TaskState::TaskUnreachable,
+];
+
+impl<T> Summary<'_, T> {
+    fn counts<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        for state in SUMMARY_STATES {
+            let name = state.as_str_name();
+            map.serialize_entry(name, self.counts.0.get(name).unwrap_or(&0))?;
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Summary<'_, AgentRecord> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let record = self.record;
+        let mut map = serializer.serialize_map(None)?;
+        entries!(map,
+            "id": record.id.as_str(),
+            "hostname": record.info.hostname,
+            "pid": agent_pid(record),
+            "active": record.active,
+            "version": &*record.version,
+            "attributes": Attributes(&record.info.attributes),
+            "registered_time": seconds(record.registered_ns),
+            "resources": Sums::of(&record.total),
+            "used_resources": Sums::of(&record.used),
+            "offered_resources": Sums::of(&record.offered),
+            "framework_ids": self.others,
+        );
+        self.counts(&mut map)?;
+        map.end()
+    }
+}
+
+impl Serialize for Summary<'_, FrameworkRecord> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let record = self.record;
+        let mut map = serializer.serialize_map(None)?;
+        entries!(map,
+            "id": record.id.as_str(),
+            "name": record.info.name,
+            "user": record.info.user,
+            "hostname": record.info.hostname(),
+            "webui_url": record.info.webui_url(),
+            "active": record.active,
+            "connected": record.connected,
+            "recovered": record.recovered,
+            "used_resources": Sums::of(&record.used),
+            "offered_resources": Sums::of(&record.offered),
+            "capabilities": Each(|| record.info.capabilities.iter().map(|capability| capability.r#type().as_str_name())),
+            "slave_ids": self.others,
+        );
+        self.counts(&mut map)?;
+        map.end()
+    }
+}
+
+pub(crate) fn state_summary(shared: &Shared, view: &View, _: &Parameters) -> Body {
+    let mut by_agent: BTreeMap<&str, (Counts, BTreeSet<&str>)> = BTreeMap::new();
+    let mut by_framework: BTreeMap<&str, (Counts, BTreeSet<&str>)> = BTreeMap::new();
+    let kept = view.frameworks.values().flat_map(|framework| {
+        framework
+            .completed_tasks
+            .iter()
+            .chain(framework.unreachable_tasks.values())
+            .map(|task| &**task)
+    });
+    for task in view.tasks.values().map(|record| &record.wire).chain(kept) {
+        let (agent, framework) = (
+            task.agent_id.value.as_str(),
+            task.framework_id.value.as_str(),
+        );
+        let entry = by_agent.entry(agent).or_default();
+        entry.0.add(task);
+        entry.1.insert(framework);
+        let entry = by_framework.entry(framework).or_default();
+        entry.0.add(task);
+        entry.1.insert(agent);
+    }
+    let none = (Counts::default(), BTreeSet::new());
+    let agents: Vec<Summary<'_, AgentRecord>> = view
+        .agents
+        .values()
+        .map(|record| {
+            let (counts, others) = by_agent.get(record.id.as_str()).unwrap_or(&none);
+            Summary {
+                record: &**record,
+                counts,
+                others,
+            }
+        })
+        .collect();
+    let frameworks: Vec<Summary<'_, FrameworkRecord>> = view
+        .frameworks
+        .values()
+        .map(|record| {
+            let (counts, others) = by_framework.get(record.id.as_str()).unwrap_or(&none);
+            Summary {
+                record: &**record,
+                counts,
+                others,
+            }
+        })
+        .collect();
+    let mut text = String::new();
+    write!(
+        text,
+        "{{\"hostname\":{}",
+        serde_json::Value::from(shared.identity.hostname.as_str())
+    )
+    .map_err(|error| Refusal::internal(error.to_string()))?;
+    let mut summary = text.into_bytes();
+    for (name, part) in [
+        ("slaves", body(&agents)?),
+        ("frameworks", body(&frameworks)?),
+    ] {
+        summary.extend_from_slice(format!(",\"{name}\":").as_bytes());
+        summary.extend_from_slice(&part);
+    }
+    summary.push(b'}');
+    Ok(summary)
+}

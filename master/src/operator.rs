@@ -1,0 +1,377 @@
+//! The operator's reads, from a photograph of the core's state.
+
+use std::collections::BTreeMap;
+
+use tepui_api::convert::{ResourceFormat, resources_to_wire};
+use tepui_api::v1;
+use tepui_api::v1::master::{Call, Response, call, response};
+use tepui_master_core::{AgentRecord, FrameworkKey, FrameworkRecord, View};
+use tepui_model::{Resources, Role};
+
+use crate::shared::{Refusal, Shared};
+use crate::{MESOS_API_LEVEL, metrics};
+
+pub(crate) enum Kind {
+    /// The core decides on it.
+    Change,
+    Read(Read),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Read {
+    Health,
+    Flags,
+    Version,
+    Metrics,
+    State,
+    Agents,
+    Frameworks,
+    Executors,
+    Tasks,
+    Roles,
+    Weights,
+    Master,
+}
+
+pub(crate) fn classify(call: &Call) -> Result<Kind, Refusal> {
+    use call::Type;
+    if call.r#type.is_none() {
+        return Err(Refusal::bad_request("Expecting 'type' to be present"));
+    }
+    let kind = call.r#type();
+    Ok(match kind {
+        Type::GetHealth => Kind::Read(Read::Health),
+        Type::GetFlags => Kind::Read(Read::Flags),
+        Type::GetVersion => Kind::Read(Read::Version),
+        Type::GetMetrics if call.get_metrics.is_none() => {
+            return Err(Refusal::bad_request(
+                "Expecting 'get_metrics' to be present",
+            ));
+        }
+        Type::GetMetrics => Kind::Read(Read::Metrics),
+        Type::GetState => Kind::Read(Read::State),
+        Type::GetAgents => Kind::Read(Read::Agents),
+        Type::GetFrameworks => Kind::Read(Read::Frameworks),
+        Type::GetExecutors => Kind::Read(Read::Executors),
+        Type::GetTasks => Kind::Read(Read::Tasks),
+        Type::GetRoles => Kind::Read(Read::Roles),
+        Type::GetWeights => Kind::Read(Read::Weights),
+        Type::GetMaster => Kind::Read(Read::Master),
+        Type::UpdateWeights
+        | Type::ReserveResources
+        | Type::UnreserveResources
+        | Type::CreateVolumes
+        | Type::DestroyVolumes
+        | Type::GrowVolume
+        | Type::ShrinkVolume
+        | Type::UpdateMaintenanceSchedule
+        | Type::StartMaintenance
+        | Type::StopMaintenance
+        | Type::DrainAgent
+        | Type::DeactivateAgent
+        | Type::ReactivateAgent
+        | Type::UpdateQuota
+        | Type::SetQuota
+        | Type::RemoveQuota
+        | Type::Teardown
+        | Type::MarkAgentGone => Kind::Change,
+        Type::Unknown
+        | Type::GetLoggingLevel
+        | Type::SetLoggingLevel
+        | Type::ListFiles
+        | Type::ReadFile
+        | Type::GetOperations
+        | Type::Subscribe
+        | Type::GetMaintenanceStatus
+        | Type::GetMaintenanceSchedule
+        | Type::GetQuota => {
+            let message = format!(
+                "This master does not implement the call {}",
+                kind.as_str_name()
+            );
+            return Err(Refusal::new(
+                axum::http::StatusCode::NOT_IMPLEMENTED,
+                message,
+            ));
+        }
+    })
+}
+
+pub(crate) fn answer(read: Read, shared: &Shared, view: &View) -> Response {
+    use response::Type;
+    let mut response = Response::default();
+    let kind = match read {
+        Read::Health => {
+            response.get_health = Some(response::GetHealth { healthy: true });
+            Type::GetHealth
+        }
+        Read::Flags => {
+            let flags = shared.config.flags().into_iter();
+            let flags = flags
+                .map(|(name, value)| v1::Flag {
+                    name: name.to_owned(),
+                    value: Some(value),
+                })
+                .collect();
+            response.get_flags = Some(response::GetFlags { flags });
+            Type::GetFlags
+        }
+        Read::Version => {
+            let version_info = v1::VersionInfo {
+                version: MESOS_API_LEVEL.to_owned(),
+                ..Default::default()
+            };
+            response.get_version = Some(response::GetVersion { version_info });
+            Type::GetVersion
+        }
+        Read::Metrics => {
+            let metrics = metrics::collect(&shared.identity, view).into_iter();
+            let metrics = metrics
+                .map(|(name, value)| v1::Metric {
+                    name,
+                    value: Some(value),
+                })
+                .collect();
+            response.get_metrics = Some(response::GetMetrics { metrics });
+            Type::GetMetrics
+        }
+        Read::State => {
+            response.get_state = Some(response::GetState {
+                get_tasks: Some(tasks(view)),
+                get_executors: Some(executors(view)),
+                get_frameworks: Some(frameworks(view)),
+                get_agents: Some(agents(view)),
+            });
+            Type::GetState
+        }
+        Read::Agents => {
+            response.get_agents = Some(agents(view));
+            Type::GetAgents
+        }
+        Read::Frameworks => {
+            response.get_frameworks = Some(frameworks(view));
+            Type::GetFrameworks
+        }
+        Read::Executors => {
+            response.get_executors = Some(executors(view));
+            Type::GetExecutors
+        }
+        Read::Tasks => {
+            response.get_tasks = Some(tasks(view));
+            Type::GetTasks
+        }
+        Read::Roles => {
+            response.get_roles = Some(roles(view));
+            Type::GetRoles
+        }
+        Read::Weights => {
+            // 1 is what a role has without having been given a weight.
+            let given = view.roles.iter().filter(|(_, record)| record.weight != 1.0);
+            let infos = given.map(|(role, record)| v1::WeightInfo {
+                weight: record.weight,
+                role: Some(role.to_string()),
+            });
+            response.get_weights = Some(response::GetWeights {
+                weight_infos: infos.collect(),
+            });
+            Type::GetWeights
+        }
+        Read::Master => {
+            let started = shared.identity.started_wall_ns as f64 / 1e9;
+            response.get_master = Some(response::GetMaster {
+                master_info: Some(v1::MasterInfo::clone(&view.master)),
+                start_time: Some(started),
+                elected_time: Some(started),
+            });
+            Type::GetMaster
+        }
+    };
+    response.r#type = Some(kind.into());
+    response
+}
+
+fn wire(resources: &Resources) -> Vec<v1::Resource> {
+    resources_to_wire(resources, ResourceFormat::Endpoint, None)
+}
+
+fn time(nanoseconds: i64) -> v1::TimeInfo {
+    v1::TimeInfo { nanoseconds }
+}
+
+pub(crate) fn agent_pid(agent: &AgentRecord) -> String {
+    format!("slave(1)@{}", agent.endpoint)
+}
+
+fn agents(view: &View) -> response::GetAgents {
+    let agents = view
+        .agents
+        .values()
+        .map(|agent| response::get_agents::Agent {
+            agent_info: v1::AgentInfo::clone(&agent.info),
+            active: agent.active,
+            version: agent.version.to_string(),
+            pid: Some(agent_pid(agent)),
+            registered_time: Some(time(agent.registered_ns)),
+            reregistered_time: agent.reregistered_ns.map(time),
+            total_resources: wire(&agent.total),
+            allocated_resources: wire(&agent.used),
+            offered_resources: wire(&agent.offered),
+            capabilities: agent.capabilities.to_vec(),
+            ..Default::default()
+        });
+    let recovered_agents = view
+        .recovered_agents
+        .values()
+        .map(|info| v1::AgentInfo::clone(info))
+        .collect();
+    response::GetAgents {
+        agents: agents.collect(),
+        recovered_agents,
+    }
+}
+
+fn frameworks(view: &View) -> response::GetFrameworks {
+    let mut offers: BTreeMap<FrameworkKey, Vec<v1::Offer>> = BTreeMap::new();
+    for offer in view.offers.values() {
+        offers
+            .entry(offer.framework)
+            .or_default()
+            .push(v1::Offer::clone(&offer.wire));
+    }
+    let render = |record: &FrameworkRecord, offers| response::get_frameworks::Framework {
+        framework_info: v1::FrameworkInfo::clone(&record.info),
+        active: record.active,
+        connected: record.connected,
+        recovered: record.recovered,
+        registered_time: Some(time(record.registered_ns)),
+        reregistered_time: record.reregistered_ns.map(time),
+        unregistered_time: record.unregistered_ns.map(time),
+        offers,
+        allocated_resources: wire(&record.used),
+        offered_resources: wire(&record.offered),
+        offer_constraints: record.offer_constraints.as_deref().cloned(),
+        ..Default::default()
+    };
+    let live = view.frameworks.iter();
+    response::GetFrameworks {
+        frameworks: live
+            .map(|(key, record)| render(record, offers.remove(&key).unwrap_or_default()))
+            .collect(),
+        completed_frameworks: view
+            .completed_frameworks
+            .iter()
+            .map(|record| render(record, Vec::new()))
+            .collect(),
+        ..Default::default()
+    }
+}
+
+fn executors(view: &View) -> response::GetExecutors {
+    let executors = view
+        .executors
+        .values()
+        .map(|record| response::get_executors::Executor {
+            executor_info: v1::ExecutorInfo::clone(&record.info),
+            agent_id: v1::AgentId {
+                value: record.agent_id.to_string(),
+            },
+        });
+    response::GetExecutors {
+        executors: executors.collect(),
+        ..Default::default()
+    }
+}
+
+fn tasks(view: &View) -> response::GetTasks {
+    let known = || {
+        view.frameworks
+            .values()
+            .chain(view.completed_frameworks.iter())
+    };
+    response::GetTasks {
+        tasks: view
+            .tasks
+            .values()
+            .map(|record| record.wire.clone())
+            .collect(),
+        completed_tasks: known()
+            .flat_map(|framework| framework.completed_tasks.iter())
+            .map(|task| v1::Task::clone(task))
+            .collect(),
+        unreachable_tasks: known()
+            .flat_map(|framework| framework.unreachable_tasks.values())
+            .map(|task| v1::Task::clone(task))
+            .collect(),
+        ..Default::default()
+    }
+}
+
+/// What each role holds: in use by its tasks and executors, and in open offers.
+#[derive(Default)]
+pub(crate) struct Holding {
+    pub(crate) used: Resources,
+    pub(crate) offered: Resources,
+    pub(crate) frameworks: Vec<v1::FrameworkId>,
+}
+
+pub(crate) fn holdings(view: &View) -> BTreeMap<&Role, Holding> {
+    let mut holdings: BTreeMap<&Role, Holding> = view
+        .roles
+        .keys()
+        .map(|role| (role, Holding::default()))
+        .collect();
+    for framework in view.frameworks.values() {
+        for role in framework.roles.iter() {
+            let id = v1::FrameworkId {
+                value: framework.id.to_string(),
+            };
+            holdings.entry(role).or_default().frameworks.push(id);
+        }
+    }
+    for task in view
+        .tasks
+        .values()
+        .filter(|task| !task.state().is_terminal())
+    {
+        holdings
+            .entry(&task.role)
+            .or_default()
+            .used
+            .add(&task.resources);
+    }
+    for executor in view.executors.values() {
+        holdings
+            .entry(&executor.role)
+            .or_default()
+            .used
+            .add(&executor.resources);
+    }
+    for offer in view.offers.values() {
+        holdings
+            .entry(&offer.role)
+            .or_default()
+            .offered
+            .add(&offer.resources);
+    }
+    holdings
+}
+
+pub(crate) fn weight(view: &View, role: &Role) -> f64 {
+    view.roles.get(role).map_or(1.0, |record| record.weight)
+}
+
+fn roles(view: &View) -> response::GetRoles {
+    let roles = holdings(view).into_iter().map(|(role, holding)| {
+        let mut resources = holding.used;
+        resources.add(&holding.offered);
+        v1::Role {
+            name: role.to_string(),
+            weight: weight(view, role),
+            frameworks: holding.frameworks,
+            resources: wire(&resources),
+        }
+    });
+    response::GetRoles {
+        roles: roles.collect(),
+    }
+}

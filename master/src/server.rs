@@ -1,0 +1,313 @@
+//! Starting and stopping a master: the registry, the core's task, the port.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tepui_master_core::{Core, RecoverError};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::VERSION;
+use crate::artifacts::{self, Artifacts};
+use crate::config::Config;
+use crate::files::Links;
+use crate::http;
+use crate::owner::{self, Owner, OwnerError};
+use crate::shared::{Identity, Shared, wall_ns};
+use crate::store::{Registry, SledRegistry, StoreError, Writer};
+
+const INBOX: usize = 8192;
+/// What is under way when the master stops may end within this time.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// Too many open files, say: trying again at once would only burn a processor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(
+        "refusing to listen on {address}: other machines reach it, and this master asks nobody for credentials; \
+         listen on 127.0.0.1, or set `insecure` (--insecure) if the network keeps strangers out"
+    )]
+    Insecure { address: SocketAddr },
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error("cannot make the data directory {path}: {source}")]
+    DataDirectory { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
+    #[error("{0}")]
+    Artifacts(String),
+    #[error("cannot start the registry's thread: {0}")]
+    Thread(io::Error),
+}
+
+/// A master at work. Dropping it lets the master go on until its configuration's token is cancelled.
+pub struct Running {
+    /// What it listens on; with port 0 in the configuration, the one that was free.
+    pub address: SocketAddr,
+    shutdown: CancellationToken,
+    task: JoinHandle<Result<(), OwnerError>>,
+}
+
+impl Running {
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops the master and waits until its registry is closed.
+    pub async fn stop(self) -> Result<(), OwnerError> {
+        self.shutdown.cancel();
+        self.wait().await
+    }
+
+    /// Until it is stopped or cannot go on.
+    pub async fn wait(self) -> Result<(), OwnerError> {
+        match self.task.await {
+            Ok(result) => result,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Ok(()),
+            },
+        }
+    }
+}
+
+/// Runs a master until its configuration's token is cancelled.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let running = start(config).await?;
+    running.wait().await?;
+    Ok(())
+}
+
+pub async fn start(config: Config) -> Result<Running, StartError> {
+    let wanted = SocketAddr::new(config.ip, config.port);
+    if !config.ip.is_loopback() && !config.insecure {
+        return Err(StartError::Insecure { address: wanted });
+    }
+    let opened = open(config.data_dir.clone()).await?;
+    let listening = |source| StartError::Listen {
+        address: wanted,
+        source,
+    };
+    let listener = TcpListener::bind(wanted).await.map_err(listening)?;
+    let address = listener.local_addr().map_err(listening)?;
+
+    let began = Instant::now();
+    let identity = identify(&config, address, began);
+    let mut config = config;
+    config.core.hostname.clone_from(&identity.hostname);
+    config.core.ip.clone_from(&identity.ip);
+    config.core.port = identity.port;
+    VERSION.clone_into(&mut config.core.version);
+    config.core.master_id = uuid::Uuid::new_v4().to_string();
+
+    let (own, rest): (Vec<_>, Vec<_>) = opened
+        .records
+        .into_iter()
+        .partition(|(key, _)| key.starts_with(artifacts::KEY_PREFIX));
+    let core = Core::new(config.core.clone(), &rest, owner::now(began))?;
+    let (writer, writer_thread) = Writer::start(opened.registry).map_err(StartError::Thread)?;
+    let artifacts = Artifacts::open(config.data_dir.join("artifacts"), writer.clone(), &own)
+        .map_err(|error| StartError::Artifacts(error.to_string()))?;
+
+    let shutdown = config.shutdown.child_token();
+    let (inbox, messages) = mpsc::channel(INBOX);
+    let (closed_streams, closed) = mpsc::unbounded_channel();
+    let owner = Owner::new(
+        core,
+        began,
+        config.stream_queue,
+        writer.clone(),
+        inbox.downgrade(),
+    );
+    let shared = Arc::new(Shared {
+        inbox,
+        closed_streams,
+        links: Arc::new(Links::default()),
+        artifacts,
+        identity,
+        config,
+        shutdown: shutdown.clone(),
+    });
+    let router = http::router(Arc::clone(&shared));
+    let owner = tokio::spawn(owner.run(messages, closed, shutdown.clone()));
+    let server = tokio::spawn(accept(listener, router, shutdown.clone()));
+    tracing::info!(%address, id = shared.config.core.master_id, "the master listens");
+    let task = tokio::spawn(supervise(
+        owner,
+        server,
+        writer,
+        writer_thread,
+        shutdown.clone(),
+    ));
+    Ok(Running {
+        address,
+        shutdown,
+        task,
+    })
+}
+
+struct Opened {
+    registry: Box<dyn Registry>,
+    records: Vec<(String, bytes::Bytes)>,
+}
+
+async fn open(data_dir: PathBuf) -> Result<Opened, StartError> {
+    let path = data_dir.clone();
+    let work = move || {
+        std::fs::create_dir_all(&path).map_err(|source| StartError::DataDirectory {
+            path: path.clone(),
+            source,
+        })?;
+        let mut registry = SledRegistry::open(&path.join("registry"))?;
+        let records = registry.load()?;
+        Ok(Opened {
+            registry: Box::new(registry),
+            records,
+        })
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(StartError::DataDirectory {
+            path: data_dir,
+            source: io::Error::other(error),
+        }),
+    }
+}
+
+fn identify(config: &Config, address: SocketAddr, began: Instant) -> Identity {
+    let machine = || {
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let name = name.trim();
+        if name.is_empty() {
+            "localhost".to_owned()
+        } else {
+            name.to_owned()
+        }
+    };
+    let everywhere = config.ip.is_unspecified();
+    let hostname = config.hostname.clone().unwrap_or_else(|| {
+        if everywhere {
+            machine()
+        } else {
+            config.ip.to_string()
+        }
+    });
+    // The wire wants an address even where there are many.
+    let ip = match (everywhere, hostname.parse::<IpAddr>()) {
+        (true, Ok(ip)) => ip,
+        (true, Err(_)) => IpAddr::from([127, 0, 0, 1]),
+        (false, _) => config.ip,
+    };
+    Identity {
+        hostname,
+        ip: ip.to_string(),
+        port: address.port(),
+        started: began,
+        started_wall_ns: wall_ns(),
+    }
+}
+
+/// Stops everything when one part stops, in an order in which nothing is promised that is not kept.
+async fn supervise(
+    owner: JoinHandle<Result<(), OwnerError>>,
+    server: JoinHandle<()>,
+    writer: Writer,
+    writer_thread: thread::JoinHandle<()>,
+    shutdown: CancellationToken,
+) -> Result<(), OwnerError> {
+    let result = owner.await;
+    shutdown.cancel();
+    let served = server.await;
+    writer.stop();
+    // Joining waits for the last commit and closes the registry, so that another master can open it.
+    let closed = tokio::task::spawn_blocking(move || writer_thread.join()).await;
+    if served.is_err() || !matches!(closed, Ok(Ok(()))) {
+        tracing::error!("a part of the master ended by a panic");
+    }
+    match result {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Ok(()),
+        },
+    }
+}
+
+async fn accept(listener: TcpListener, router: Router, shutdown: CancellationToken) {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .keep_alive_interval(KEEP_ALIVE);
+    let graceful = GracefulShutdown::new();
+    let abandoned = CancellationToken::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.cancelled() => break,
+        };
+        match accepted {
+            Ok((stream, _)) => serve(
+                &builder,
+                &graceful,
+                stream,
+                router.clone(),
+                abandoned.clone(),
+            ),
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    let _ = tokio::time::timeout(STOP_PATIENCE, graceful.shutdown()).await;
+    abandoned.cancel();
+}
+
+fn serve(
+    builder: &auto::Builder<TokioExecutor>,
+    graceful: &GracefulShutdown,
+    stream: TcpStream,
+    router: Router,
+    abandoned: CancellationToken,
+) {
+    // Events are small and wait for nobody.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection cannot be set to send at once");
+    }
+    let connection = builder
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .into_owned();
+    let connection = graceful.watch(connection);
+    tokio::spawn(async move {
+        tokio::select! {
+            result = connection => if let Err(error) = result {
+                tracing::debug!(%error, "a connection broke");
+            },
+            () = abandoned.cancelled() => {}
+        }
+    });
+}

@@ -1,0 +1,129 @@
+//! What every request can reach: the core's inbox, the links, the artifacts and who this master is.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use tepui_master_core::{StreamKey, View};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::artifacts::Artifacts;
+use crate::config::Config;
+use crate::files::Links;
+use crate::owner::Message;
+
+pub(crate) struct Shared {
+    pub(crate) inbox: mpsc::Sender<Message>,
+    /// A body that is dropped cannot wait for room in the inbox.
+    pub(crate) closed_streams: mpsc::UnboundedSender<StreamKey>,
+    pub(crate) links: Arc<Links>,
+    pub(crate) artifacts: Artifacts,
+    pub(crate) identity: Identity,
+    pub(crate) config: Config,
+    pub(crate) shutdown: CancellationToken,
+}
+
+pub(crate) struct Identity {
+    /// As clients reach this master.
+    pub(crate) hostname: String,
+    pub(crate) ip: String,
+    pub(crate) port: u16,
+    pub(crate) started: Instant,
+    pub(crate) started_wall_ns: i64,
+}
+
+impl Identity {
+    /// `host:port`, in brackets where it must be.
+    pub(crate) fn authority(&self) -> String {
+        if self.hostname.contains(':') {
+            format!("[{}]:{}", self.hostname, self.port)
+        } else {
+            format!("{}:{}", self.hostname, self.port)
+        }
+    }
+
+    pub(crate) fn pid(&self) -> String {
+        format!("master@{}:{}", self.ip, self.port)
+    }
+}
+
+impl Shared {
+    /// The state as it is after everything that this caller did before.
+    pub(crate) async fn view(&self) -> Result<Arc<View>, Refusal> {
+        let (sender, receiver) = oneshot::channel();
+        self.inbox
+            .send(Message::View(sender))
+            .await
+            .map_err(|_| Refusal::stopping())?;
+        receiver.await.map_err(|_| Refusal::stopping())
+    }
+}
+
+pub(crate) fn wall_ns() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// A request that is not served: a status and a sentence in plain text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) message: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, message)
+    }
+
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    }
+
+    pub(crate) fn stopping() -> Self {
+        Self::unavailable("The master is stopping")
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, self.message).into_response();
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
+        response
+    }
+}
+
+/// 405 with the methods that would do.
+pub(crate) fn method_not_allowed(allowed: &'static str, method: &axum::http::Method) -> Response {
+    let refusal = Refusal::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("Expecting one of {{ '{allowed}' }}, but received '{method}'"),
+    );
+    let mut response = refusal.into_response();
+    response
+        .headers_mut()
+        .insert(header::ALLOW, HeaderValue::from_static(allowed));
+    response
+}

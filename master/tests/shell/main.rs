@@ -1,0 +1,13 @@
+//! A real master on a free port with a real registry, spoken to as clients and agents speak.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails where something is not as it should be"
+)]
+
+mod agents;
+mod artifacts;
+mod http;
+mod registry;
+mod scheduler;
+mod support;
