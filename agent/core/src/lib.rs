@@ -1,1 +1,45 @@
-//! Skeleton.
+//! The agent's state machine, without clock, socket or disk.
+//!
+//! [`Core`] is handed one [`Input`] and the time and returns the [`Effect`]s that follow. The shell owns the link to
+//! the master, the executors' processes and streams, the fetcher and the disk, and decides nothing.
+//!
+//! A task's life: launched → preparing → (its record saved) → queued for its executor → delivered → ended → its last
+//! update acknowledged → remembered only for its files.
+
+#![forbid(unsafe_code)]
+
+mod calls;
+mod chance;
+pub mod config;
+pub mod effect;
+mod executor;
+mod executors;
+mod framework;
+mod group;
+pub mod input;
+mod invariants;
+mod launch;
+mod link_state;
+mod machine;
+mod record;
+mod recovery;
+mod show;
+mod stream;
+mod task;
+mod timers;
+mod updates;
+pub mod view;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::Config;
+pub use effect::{Effect, ExecutorKind};
+pub use executor::{NATIVE_EXECUTOR_ID, WASM_EXECUTOR_ID};
+pub use input::{
+    ConnectionKey, ExecutorRef, Input, PrepareFailure, Recovered, RequestKey, SaveKey, TaskRef,
+};
+pub use machine::Core;
+pub use record::RecoverError;
+pub use view::{AgentView, ExecutorView, FrameworkView, TaskView};

@@ -1,0 +1,122 @@
+//! One executor as the agent holds it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use tepui_api::v1;
+use tepui_api::v1::task_status::Reason;
+use tepui_model::{ContainerId, ExecutorId, Resources, TaskId};
+
+use crate::effect::ExecutorKind;
+use crate::input::{ConnectionKey, SaveKey};
+
+/// The executor of a framework's wasm tasks.
+pub const WASM_EXECUTOR_ID: &str = "tepui-wasm";
+/// The executor of a framework's native tasks.
+pub const NATIVE_EXECUTOR_ID: &str = "tepui-native";
+
+/// What becomes of the tasks an executor leaves behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cause {
+    /// As a partition-aware framework is told it.
+    pub(crate) state: v1::TaskState,
+    pub(crate) reason: Reason,
+    pub(crate) message: String,
+}
+
+impl Cause {
+    pub(crate) fn terminated(message: impl Into<String>) -> Self {
+        Self {
+            state: v1::TaskState::TaskFailed,
+            reason: Reason::ExecutorTerminated,
+            message: message.into(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Created,
+    /// Its record is on the way to the disk; only then is the process started.
+    Saving {
+        key: SaveKey,
+    },
+    /// The process comes up, or is up but has not subscribed yet.
+    Starting,
+    /// It outlived an earlier agent process, which this one knows from its records, and should come back.
+    Reconnecting,
+    Running {
+        connection: ConnectionKey,
+    },
+    /// Its stream broke; it should come back.
+    Disconnected,
+    /// It was told to end. `idle`: only because it had nothing to do.
+    Terminating {
+        connection: Option<ConnectionKey>,
+        idle: bool,
+    },
+    /// Its processes are being killed. `idle` as above.
+    Destroyed {
+        cause: Option<Cause>,
+        idle: bool,
+    },
+}
+
+#[derive(Debug)]
+pub(crate) struct Executor {
+    pub(crate) kind: ExecutorKind,
+    pub(crate) info: Arc<v1::ExecutorInfo>,
+    pub(crate) container_id: ContainerId,
+    pub(crate) sandbox: String,
+    pub(crate) token: String,
+    pub(crate) pid: Option<u32>,
+    /// Its own and those of its live tasks.
+    pub(crate) resources: Resources,
+    pub(crate) stage: Stage,
+    pub(crate) live: BTreeSet<TaskId>,
+    /// Those of its tasks it has yet to be given, in order.
+    pub(crate) queue: VecDeque<TaskId>,
+    /// Whether it was ever given a task.
+    pub(crate) received: bool,
+    pub(crate) recorded: bool,
+}
+
+impl Executor {
+    pub(crate) fn connection(&self) -> Option<ConnectionKey> {
+        match self.stage {
+            Stage::Running { connection } => Some(connection),
+            Stage::Terminating { connection, .. } => connection,
+            _ => None,
+        }
+    }
+
+    /// Whether there is, or may be, a process to resize.
+    pub(crate) fn has_process(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Starting
+                | Stage::Reconnecting
+                | Stage::Running { .. }
+                | Stage::Disconnected
+                | Stage::Terminating { .. }
+        )
+    }
+
+    pub(crate) fn is_ending(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Terminating { .. } | Stage::Destroyed { .. }
+        )
+    }
+}
+
+pub(crate) fn built_in_id(kind: ExecutorKind) -> ExecutorId {
+    match kind {
+        ExecutorKind::Wasm => ExecutorId::from(WASM_EXECUTOR_ID),
+        ExecutorKind::Native | ExecutorKind::Custom => ExecutorId::from(NATIVE_EXECUTOR_ID),
+    }
+}
+
+pub(crate) fn is_built_in_id(id: &str) -> bool {
+    id == WASM_EXECUTOR_ID || id == NATIVE_EXECUTOR_ID
+}

@@ -1,0 +1,159 @@
+//! What must be true between any two inputs.
+
+use tepui_model::Resources;
+
+use crate::executor;
+use crate::input::{ExecutorRef, TaskRef};
+use crate::machine::{Core, Link, Phase};
+use crate::task::{Stage, Task};
+use crate::timers::Timer;
+
+impl Core {
+    /// Panics with what is wrong. For tests and simulations.
+    pub fn check_invariants(&self) {
+        for (framework_id, framework) in &self.frameworks {
+            assert!(
+                !framework.is_empty(),
+                "the framework {framework_id} is kept for nothing"
+            );
+            assert!(
+                !framework.terminating || framework.tasks.is_empty(),
+                "a framework on its way out has tasks"
+            );
+            for (id, task) in &framework.tasks {
+                let reference = TaskRef {
+                    framework: framework_id.clone(),
+                    task: id.clone(),
+                };
+                self.check_task(&reference, task);
+            }
+            for (id, executor) in &framework.executors {
+                let reference = ExecutorRef {
+                    framework: framework_id.clone(),
+                    executor: id.clone(),
+                };
+                let mut held = Resources::new();
+                for task_id in &executor.live {
+                    let task = framework
+                        .tasks
+                        .get(task_id)
+                        .expect("a live task of an executor exists");
+                    assert!(
+                        task.holds_executor(),
+                        "{task_id} is in {:?} and yet counts",
+                        task.stage
+                    );
+                    assert_eq!(
+                        task.executor.as_ref(),
+                        Some(id),
+                        "{task_id} counts with another's tasks"
+                    );
+                    held.add(&task.resources);
+                }
+                for task_id in &executor.queue {
+                    let task = framework.tasks.get(task_id).expect("a queued task exists");
+                    assert_eq!(task.stage, Stage::Queued, "{task_id} is in the queue");
+                    assert!(
+                        executor.live.contains(task_id),
+                        "{task_id} queues and does not count"
+                    );
+                }
+                if executor.kind.is_built_in() && !framework.terminating {
+                    assert_eq!(executor.resources, held, "what {reference} holds");
+                }
+                if let Some(connection) = executor.connection() {
+                    assert_eq!(
+                        self.connections.get(&connection),
+                        Some(&reference),
+                        "whose connection it is"
+                    );
+                }
+                assert!(
+                    executor.stage != executor::Stage::Created,
+                    "{reference} was created and not set going"
+                );
+                let reconnecting = executor.stage == executor::Stage::Reconnecting;
+                assert!(
+                    !reconnecting || self.phase == Phase::Recovering,
+                    "{reference} is waited for, for ever"
+                );
+                let terminating = matches!(executor.stage, executor::Stage::Terminating { .. });
+                assert_eq!(
+                    self.timers.is_armed(&Timer::Grace(reference.clone())),
+                    terminating,
+                    "grace of {reference}"
+                );
+            }
+        }
+        for (connection, reference) in &self.connections {
+            let executor = self
+                .executor(reference)
+                .expect("a connection belongs to an executor");
+            assert_eq!(
+                executor.connection(),
+                Some(*connection),
+                "the connection of {reference}"
+            );
+        }
+        if self.link == Link::Down {
+            assert!(
+                !self.timers.is_armed(&Timer::MasterSilent),
+                "nobody is there to be silent"
+            );
+        }
+    }
+
+    fn check_task(&self, reference: &TaskRef, task: &Task) {
+        assert_eq!(
+            task.stage == Stage::Ended,
+            task.state.is_terminal(),
+            "{reference} is {}",
+            task.state.as_str_name()
+        );
+        assert!(
+            task.is_live() || !task.stream.is_empty(),
+            "{reference} ended and is kept for nothing"
+        );
+        let last = task.stream.pending().count().saturating_sub(1);
+        for (index, update) in task.stream.pending().enumerate() {
+            assert!(
+                index == last || !update.status.state().is_terminal(),
+                "{reference} lives after its end"
+            );
+        }
+        if let Some(update) = task.stream.pending().next_back() {
+            assert_eq!(
+                update.status.state(),
+                task.state,
+                "the newest state of {reference}"
+            );
+        }
+        let in_flight = task.stream.is_in_flight();
+        assert!(
+            !in_flight || self.is_registered(),
+            "{reference} has an update under way and no link"
+        );
+        assert_eq!(
+            self.timers.is_armed(&Timer::Retry(reference.clone())),
+            in_flight,
+            "the retry of {reference}"
+        );
+        if let (true, Some(executor)) = (task.holds_executor(), &task.executor) {
+            let framework = self
+                .frameworks
+                .get(&reference.framework)
+                .expect("the task's framework is held");
+            match framework.executors.get(executor) {
+                Some(held) => assert!(
+                    held.live.contains(&reference.task),
+                    "{reference} does not count"
+                ),
+                None => assert_eq!(
+                    self.phase,
+                    Phase::Recovering,
+                    "{reference} lives without its executor"
+                ),
+            }
+        }
+    }
+}

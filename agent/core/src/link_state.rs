@@ -1,0 +1,249 @@
+//! The link to the master: registration, pings, silence, and where each message goes.
+
+use std::time::Duration;
+
+use tepui_api::link::to_agent::Body;
+use tepui_api::link::to_master;
+use tepui_api::v1::agent_info::Capability;
+use tepui_api::v1::agent_info::capability::Type;
+use tepui_api::{link, v1};
+use tepui_model::{AgentId, ExecutorId, FrameworkId, TaskId};
+
+use crate::effect::{Effect, ExecutorKind};
+use crate::input::{ExecutorRef, TaskRef};
+use crate::machine::{Core, Link, Phase};
+use crate::task::Task;
+use crate::timers::Timer;
+use crate::wire;
+
+const CAPABILITIES: [Type; 4] = [
+    Type::MultiRole,
+    Type::HierarchicalRole,
+    Type::ReservationRefinement,
+    Type::TaskResourceLimits,
+];
+
+impl Core {
+    pub(crate) fn on_link_up(&mut self) {
+        if self.link != Link::Down {
+            self.on_link_down();
+        }
+        if self.is_ending() {
+            return;
+        }
+        self.link = Link::Waiting;
+        self.timers.arm(
+            Timer::MasterSilent,
+            self.now.tick.after(self.config.registration_timeout),
+        );
+        if self.phase == Phase::Serving {
+            self.register();
+        }
+    }
+
+    pub(crate) fn on_link_down(&mut self) {
+        self.link = Link::Down;
+        self.timers.disarm(&Timer::MasterSilent);
+        for (framework, held) in &mut self.frameworks {
+            for (task, held) in held
+                .tasks
+                .iter_mut()
+                .filter(|(_, task)| task.stream.is_in_flight())
+            {
+                held.stream.land();
+                self.timers.disarm(&Timer::Retry(TaskRef {
+                    framework: framework.clone(),
+                    task: task.clone(),
+                }));
+            }
+        }
+    }
+
+    pub(crate) fn on_master_silent(&mut self) {
+        if self.link == Link::Down {
+            return;
+        }
+        self.on_link_down();
+        self.effects.push(Effect::CloseLink);
+    }
+
+    /// Says first of all what lives here, so that the master's picture is true before anything else is said.
+    pub(crate) fn register(&mut self) {
+        self.link = Link::Registering;
+        let mut register = link::Register {
+            agent: self.agent_info(),
+            version: self.config.version.clone(),
+            capabilities: CAPABILITIES
+                .into_iter()
+                .map(|capability| Capability {
+                    r#type: Some(capability.into()),
+                })
+                .collect(),
+            endpoint: self.config.endpoint.clone(),
+            boot_id: self.config.boot_id.clone(),
+            ..link::Register::default()
+        };
+        for (id, framework) in self
+            .frameworks
+            .iter()
+            .filter(|(_, framework)| !framework.terminating)
+        {
+            register.frameworks.push((*framework.info).clone());
+            for (executor_id, executor) in &framework.executors {
+                if executor.kind == ExecutorKind::Custom {
+                    register.executors.push(v1::ExecutorInfo {
+                        executor_id: wire::executor_id(executor_id),
+                        framework_id: Some(wire::framework_id(id)),
+                        ..(*executor.info).clone()
+                    });
+                }
+            }
+            let user = &framework.info.user;
+            register.tasks.extend(
+                framework
+                    .tasks
+                    .iter()
+                    .map(|(task_id, task)| self.report(id, task_id, task, user)),
+            );
+        }
+        self.tell_master(to_master::Body::Register(register));
+    }
+
+    fn report(
+        &self,
+        framework: &FrameworkId,
+        id: &TaskId,
+        task: &Task,
+        framework_user: &str,
+    ) -> v1::Task {
+        let info = &task.info;
+        let forwarded = task
+            .stream
+            .front()
+            .map(|update| &update.status)
+            .or(task.latest.as_ref());
+        let user = info
+            .command
+            .as_ref()
+            .and_then(|command| command.user.clone());
+        v1::Task {
+            name: info.name.clone(),
+            task_id: wire::task_id(id),
+            framework_id: wire::framework_id(framework),
+            executor_id: task.told_executor.clone(),
+            agent_id: self
+                .agent_id
+                .as_ref()
+                .map_or_else(|| info.agent_id.clone(), wire::agent_id),
+            state: task.state.into(),
+            resources: info.resources.clone(),
+            statuses: task
+                .latest
+                .iter()
+                .map(|status| (**status).clone())
+                .collect(),
+            status_update_state: forwarded.map(|status| status.state),
+            status_update_uuid: forwarded.and_then(|status| status.uuid.clone()),
+            labels: info.labels.clone(),
+            discovery: info.discovery.clone(),
+            container: info.container.clone(),
+            user: Some(user.unwrap_or_else(|| framework_user.to_owned())),
+            health_check: info.health_check.clone(),
+            kill_policy: info.kill_policy,
+            limits: info.limits.clone(),
+        }
+    }
+
+    pub(crate) fn on_message(&mut self, message: link::ToAgent) {
+        let Some(body) = message.body else { return };
+        match (&self.link, body) {
+            // What still trickles in from a link given up was not meant for what the agent is by now.
+            (Link::Down | Link::Waiting, _) => {}
+            (Link::Registering, Body::Registered(registered)) => self.on_registered(registered),
+            (_, Body::Refused(refused)) => self.on_refused(refused),
+            (_, Body::Ping(ping)) => self.on_ping(ping.sequence),
+            (Link::Registered { .. }, body) => self.on_order(body),
+            (Link::Registering, _) => {}
+        }
+    }
+
+    fn on_order(&mut self, body: Body) {
+        match body {
+            Body::Launch(launch) => self.on_launch(launch),
+            Body::Kill(kill) => {
+                let task = task_ref(kill.framework_id, kill.task_id);
+                self.on_kill(&task, kill.kill_policy);
+            }
+            Body::Acknowledge(acknowledge) => {
+                let task = task_ref(acknowledge.framework_id, acknowledge.task_id);
+                self.on_acknowledge(&task, &acknowledge.uuid);
+            }
+            Body::ShutdownFramework(shutdown) => {
+                self.shut_framework_down(&FrameworkId::from(shutdown.framework_id.value));
+            }
+            Body::ShutdownExecutor(shutdown) => {
+                self.shut_executor_down(
+                    &executor_ref(shutdown.framework_id, shutdown.executor_id),
+                    false,
+                );
+            }
+            Body::Message(message) => {
+                let executor = executor_ref(message.framework_id, message.executor_id);
+                self.on_framework_message(&executor, message.data);
+            }
+            Body::UpdateFramework(update) => self.on_framework_updated(update.framework),
+            Body::Reconcile(reconcile) => self.on_reconcile(reconcile),
+            Body::Registered(_) | Body::Refused(_) | Body::Ping(_) => {}
+            // The shell answers requests for files.
+            Body::Tail(_) | Body::ReadFile(_) | Body::ListFiles(_) | Body::CancelFile(_) => {}
+        }
+    }
+
+    fn on_registered(&mut self, registered: link::Registered) {
+        let id = AgentId::from(registered.agent_id.value);
+        if self.agent_id.as_ref() != Some(&id) {
+            self.agent_id = Some(id.clone());
+            self.effects.push(Effect::SaveAgentId { id });
+        }
+        let ping_timeout = Duration::from_millis(registered.ping_timeout_ms);
+        self.timers
+            .arm(Timer::MasterSilent, self.now.tick.after(ping_timeout));
+        self.link = Link::Registered {
+            master_id: registered.master_id,
+            ping_timeout,
+        };
+        self.resume_streams();
+    }
+
+    fn on_refused(&mut self, refused: link::Refused) {
+        self.on_link_down();
+        self.effects.push(Effect::CloseLink);
+        if refused.r#final.unwrap_or(false) {
+            self.end_everything(refused.message);
+        }
+    }
+
+    fn on_ping(&mut self, sequence: u64) {
+        let wait = match self.link {
+            Link::Registered { ping_timeout, .. } => ping_timeout,
+            Link::Down | Link::Waiting | Link::Registering => self.config.registration_timeout,
+        };
+        self.timers
+            .arm(Timer::MasterSilent, self.now.tick.after(wait));
+        self.tell_master(to_master::Body::Pong(link::Pong { sequence }));
+    }
+}
+
+fn task_ref(framework: v1::FrameworkId, task: v1::TaskId) -> TaskRef {
+    TaskRef {
+        framework: FrameworkId::from(framework.value),
+        task: TaskId::from(task.value),
+    }
+}
+
+fn executor_ref(framework: v1::FrameworkId, executor: v1::ExecutorId) -> ExecutorRef {
+    ExecutorRef {
+        framework: FrameworkId::from(framework.value),
+        executor: ExecutorId::from(executor.value),
+    }
+}

@@ -1,0 +1,153 @@
+//! What an agent keeps on disk for frameworks that ask for checkpointing. One record per path; the path says which.
+//!
+//! A change to these messages must leave old records readable; one that cannot raises [`FORMAT`].
+
+use bytes::Bytes;
+use prost::Message;
+use tepui_api::v1;
+use tepui_model::{ExecutorId, FrameworkId, TaskId};
+
+use crate::effect::ExecutorKind;
+use crate::input::{ExecutorRef, TaskRef};
+
+pub(crate) const FORMAT: u32 = 1;
+
+/// Why an agent cannot go on from what an earlier one left.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecoverError {
+    #[error("the record {path} below the work directory's meta cannot be read: {error}")]
+    Malformed { path: String, error: String },
+    #[error(
+        "the record {path} has format {found}, this agent knows {FORMAT}; run the version that wrote it"
+    )]
+    Format { path: String, found: u32 },
+    #[error("the record {path} below the work directory's meta is of no known kind")]
+    UnknownPath { path: String },
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct FrameworkRecord {
+    #[prost(uint32, required, tag = "1")]
+    pub(crate) format: u32,
+    #[prost(message, required, tag = "2")]
+    pub(crate) info: v1::FrameworkInfo,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ExecutorRecord {
+    #[prost(message, required, tag = "1")]
+    pub(crate) info: v1::ExecutorInfo,
+    #[prost(uint32, required, tag = "2")]
+    pub(crate) kind: u32,
+    #[prost(string, required, tag = "3")]
+    pub(crate) sandbox: String,
+    #[prost(string, required, tag = "4")]
+    pub(crate) container_id: String,
+    #[prost(string, required, tag = "5")]
+    pub(crate) token: String,
+    #[prost(uint32, optional, tag = "6")]
+    pub(crate) pid: Option<u32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct TaskRecord {
+    #[prost(message, required, tag = "1")]
+    pub(crate) info: v1::TaskInfo,
+    #[prost(string, required, tag = "2")]
+    pub(crate) sandbox: String,
+    #[prost(string, required, tag = "3")]
+    pub(crate) container_id: String,
+    #[prost(message, optional, tag = "4")]
+    pub(crate) told_executor: Option<v1::ExecutorId>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct UpdatesRecord {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) latest: Option<v1::TaskStatus>,
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) pending: Vec<v1::TaskStatus>,
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub(crate) seen: Vec<Bytes>,
+}
+
+pub(crate) fn kind_to_number(kind: ExecutorKind) -> u32 {
+    match kind {
+        ExecutorKind::Custom => 0,
+        ExecutorKind::Native => 1,
+        ExecutorKind::Wasm => 2,
+    }
+}
+
+pub(crate) fn kind_from_number(number: u32) -> Option<ExecutorKind> {
+    match number {
+        0 => Some(ExecutorKind::Custom),
+        1 => Some(ExecutorKind::Native),
+        2 => Some(ExecutorKind::Wasm),
+        _ => None,
+    }
+}
+
+/// What a path names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Path {
+    Framework(FrameworkId),
+    Executor(ExecutorRef),
+    Task(TaskRef, ExecutorId),
+    Updates(TaskRef, ExecutorId),
+}
+
+impl Path {
+    pub(crate) fn parse(path: &str) -> Option<Self> {
+        let mut parts = path.split('/');
+        let mut next = || parts.next();
+        if next()? != "frameworks" {
+            return None;
+        }
+        let framework = FrameworkId::from(next()?);
+        let parsed = match next()? {
+            "framework" => Self::Framework(framework),
+            "executors" => {
+                let executor = ExecutorId::from(next()?);
+                match next()? {
+                    "executor" => Self::Executor(ExecutorRef {
+                        framework,
+                        executor,
+                    }),
+                    "tasks" => {
+                        let task = TaskRef {
+                            framework,
+                            task: TaskId::from(next()?),
+                        };
+                        match next()? {
+                            "task" => Self::Task(task, executor),
+                            "updates" => Self::Updates(task, executor),
+                            _ => return None,
+                        }
+                    }
+                    _ => return None,
+                }
+            }
+            _ => return None,
+        };
+        next().is_none().then_some(parsed)
+    }
+
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Framework(framework) => format!("frameworks/{framework}/framework"),
+            Self::Executor(ExecutorRef {
+                framework,
+                executor,
+            }) => {
+                format!("frameworks/{framework}/executors/{executor}/executor")
+            }
+            Self::Task(TaskRef { framework, task }, executor) => {
+                format!("frameworks/{framework}/executors/{executor}/tasks/{task}/task")
+            }
+            Self::Updates(TaskRef { framework, task }, executor) => {
+                format!("frameworks/{framework}/executors/{executor}/tasks/{task}/updates")
+            }
+        }
+    }
+}

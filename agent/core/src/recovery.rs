@@ -1,0 +1,282 @@
+//! Going on from what an earlier agent process left on disk.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use tepui_api::v1::TaskState;
+use tepui_api::v1::task_status::Reason;
+use tepui_model::{ContainerId, ExecutorId, Now};
+
+use crate::chance::{Chance, Uuid};
+use crate::config::Config;
+use crate::executor::{Cause, Executor, Stage};
+use crate::framework::Framework;
+use crate::input::{ExecutorRef, Recovered, TaskRef};
+use crate::machine::{Core, Link, Phase};
+use crate::record::{
+    ExecutorRecord, FORMAT, FrameworkRecord, Path, RecoverError, TaskRecord, UpdatesRecord,
+    kind_from_number,
+};
+use crate::stream::{Pending, Stream};
+use crate::task::{self, Task};
+use crate::timers::{Timer, Timers};
+use crate::wire;
+
+/// The records by kind, so that each is read after what it belongs to.
+#[derive(Default)]
+struct Records {
+    executors: Vec<(ExecutorRef, ExecutorRecord)>,
+    tasks: Vec<(TaskRef, ExecutorId, TaskRecord)>,
+    updates: BTreeMap<(TaskRef, ExecutorId), UpdatesRecord>,
+}
+
+impl Core {
+    /// An agent that has just started, with what an earlier one left.
+    pub fn new(config: Config, recovered: Recovered, now: Now) -> Result<Self, RecoverError> {
+        let address = config
+            .endpoint
+            .rsplit_once(':')
+            .map(|(address, _)| address.to_owned());
+        let mut core = Self {
+            chance: Chance::new(config.seed),
+            config,
+            address,
+            now,
+            effects: Vec::new(),
+            agent_id: recovered.agent_id,
+            link: Link::Down,
+            phase: Phase::Recovering,
+            frameworks: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            timers: Timers::default(),
+            saves: BTreeMap::new(),
+            next_save: 0,
+            next_group: 0,
+            ended: VecDeque::new(),
+            counters: BTreeMap::new(),
+        };
+        core.timers.arm(
+            Timer::Recovery,
+            now.tick.after(core.config.executor_reregistration_timeout),
+        );
+        let records = core.read(&recovered.saved)?;
+        core.restore(records)?;
+        Ok(core)
+    }
+
+    fn read(&mut self, saved: &[(String, Bytes)]) -> Result<Records, RecoverError> {
+        let mut records = Records::default();
+        for (path, value) in saved {
+            match Path::parse(path)
+                .ok_or_else(|| RecoverError::UnknownPath { path: path.clone() })?
+            {
+                Path::Framework(id) => {
+                    let record: FrameworkRecord = decode(path, value)?;
+                    if record.format != FORMAT {
+                        return Err(RecoverError::Format {
+                            path: path.clone(),
+                            found: record.format,
+                        });
+                    }
+                    let mut framework = Framework::new(record.info);
+                    framework.recorded = true;
+                    self.frameworks.insert(id, framework);
+                }
+                Path::Executor(executor) => {
+                    records.executors.push((executor, decode(path, value)?))
+                }
+                Path::Task(task, executor) => {
+                    records.tasks.push((task, executor, decode(path, value)?))
+                }
+                Path::Updates(task, executor) => {
+                    records
+                        .updates
+                        .insert((task, executor), decode(path, value)?);
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    fn restore(&mut self, mut records: Records) -> Result<(), RecoverError> {
+        for (reference, record) in records.executors {
+            let path = Path::Executor(reference.clone());
+            let Some(framework) = self.frameworks.get_mut(&reference.framework) else {
+                self.remove_record(&path);
+                continue;
+            };
+            framework
+                .executors
+                .insert(reference.executor, recovered_executor(record, &path)?);
+        }
+        for (reference, executor, record) in records.tasks {
+            let path = Path::Task(reference.clone(), executor.clone());
+            let updates = records
+                .updates
+                .remove(&(reference.clone(), executor.clone()));
+            let Some(framework) = self.frameworks.get_mut(&reference.framework) else {
+                self.remove_record(&path);
+                self.remove_record(&Path::Updates(reference, executor));
+                continue;
+            };
+            let task = recovered_task(record, updates, executor.clone(), &path)?;
+            if task.is_live()
+                && let Some(executor) = framework.executors.get_mut(&executor)
+            {
+                executor.received = true;
+                executor.live.insert(reference.task.clone());
+                executor.resources.add(&task.resources);
+            }
+            framework.tasks.insert(reference.task, task);
+        }
+        // The earlier process was interrupted while it forgot these.
+        for (task, executor) in records.updates.into_keys() {
+            self.remove_record(&Path::Updates(task, executor));
+        }
+        for framework in self.frameworks.keys().cloned().collect::<Vec<_>>() {
+            self.remove_framework_if_empty(&framework);
+        }
+        Ok(())
+    }
+
+    /// Who is not back by now will not come; then the master may hear of this agent.
+    pub(crate) fn finish_recovery(&mut self) {
+        if self.phase != Phase::Recovering {
+            return;
+        }
+        self.phase = Phase::Serving;
+        self.timers.disarm(&Timer::Recovery);
+        let limit = tepui_model::format_duration(self.config.executor_reregistration_timeout);
+        for executor in self.all_executors().collect::<Vec<_>>() {
+            if self
+                .executor(&executor)
+                .is_some_and(|executor| executor.stage == Stage::Reconnecting)
+            {
+                let cause = Cause {
+                    state: TaskState::TaskGone,
+                    reason: Reason::ExecutorReregistrationTimeout,
+                    message: format!(
+                        "The executor did not come back within {limit} after the agent restarted"
+                    ),
+                };
+                self.destroy_executor(&executor, Some(cause));
+            }
+        }
+        let mut orphans = Vec::new();
+        for (framework, held) in &self.frameworks {
+            let has_executor = |task: &Task| {
+                task.executor
+                    .as_ref()
+                    .is_some_and(|executor| held.executors.contains_key(executor))
+            };
+            let lost = held
+                .tasks
+                .iter()
+                .filter(|(_, task)| task.is_live() && !has_executor(task));
+            orphans.extend(lost.map(|(task, _)| TaskRef {
+                framework: framework.clone(),
+                task: task.clone(),
+            }));
+        }
+        for orphan in orphans {
+            let message = "The agent restarted and the task's executor is gone";
+            self.end_task(
+                &orphan,
+                TaskState::TaskDropped,
+                Reason::AgentRestarted,
+                message,
+            );
+        }
+        if self.link == Link::Waiting {
+            self.register();
+        }
+    }
+}
+
+fn decode<M: Message + Default>(path: &str, value: &Bytes) -> Result<M, RecoverError> {
+    M::decode(value.clone()).map_err(|error| malformed(path, error.to_string()))
+}
+
+fn malformed(path: &str, error: impl Into<String>) -> RecoverError {
+    RecoverError::Malformed {
+        path: path.to_owned(),
+        error: error.into(),
+    }
+}
+
+fn recovered_executor(record: ExecutorRecord, path: &Path) -> Result<Executor, RecoverError> {
+    let kind = kind_from_number(record.kind);
+    let kind = kind.ok_or_else(|| {
+        malformed(
+            &path.text(),
+            format!("{} is no kind of executor", record.kind),
+        )
+    })?;
+    let own = wire::resources(&record.info.resources)
+        .map_err(|error| malformed(&path.text(), error.to_string()))?;
+    Ok(Executor {
+        kind,
+        info: Arc::new(record.info),
+        container_id: ContainerId::from(record.container_id),
+        sandbox: record.sandbox,
+        token: record.token,
+        pid: record.pid,
+        resources: own,
+        stage: Stage::Reconnecting,
+        live: BTreeSet::new(),
+        queue: VecDeque::new(),
+        received: false,
+        recorded: true,
+    })
+}
+
+fn recovered_task(
+    record: TaskRecord,
+    updates: Option<UpdatesRecord>,
+    executor: ExecutorId,
+    path: &Path,
+) -> Result<Task, RecoverError> {
+    let resources = wire::resources(&record.info.resources)
+        .map_err(|error| malformed(&path.text(), error.to_string()))?;
+    let updates = updates.unwrap_or_default();
+    let uuid = |bytes: &[u8]| {
+        Uuid::try_from(bytes).map_err(|_| malformed(&path.text(), "an update has no uuid"))
+    };
+    let mut pending = VecDeque::new();
+    for status in updates.pending {
+        let uuid = uuid(status.uuid.as_deref().unwrap_or_default())?;
+        pending.push_back(Pending {
+            uuid,
+            status: Arc::new(status),
+            saved: true,
+            from_executor: true,
+        });
+    }
+    let seen = updates
+        .seen
+        .iter()
+        .map(|bytes| uuid(bytes))
+        .collect::<Result<VecDeque<_>, _>>()?;
+    let latest = updates.latest.map(Arc::new);
+    let state = latest
+        .as_ref()
+        .map_or(TaskState::TaskStaging, |status| status.state());
+    Ok(Task {
+        container_id: ContainerId::from(record.container_id),
+        sandbox: record.sandbox,
+        executor: Some(executor),
+        told_executor: record.told_executor,
+        stage: if state.is_terminal() {
+            task::Stage::Ended
+        } else {
+            task::Stage::Delivered { kill: None }
+        },
+        state,
+        latest,
+        stream: Stream::recovered(pending, seen),
+        recorded: true,
+        ..Task::new(Arc::new(record.info), resources)
+    })
+}

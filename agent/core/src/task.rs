@@ -1,0 +1,96 @@
+//! One task as the agent holds it.
+
+use std::sync::Arc;
+
+use tepui_api::v1;
+use tepui_model::{ContainerId, ExecutorId, Resources};
+
+use crate::effect::ExecutorKind;
+use crate::input::{SaveKey, TaskRef};
+use crate::stream::Stream;
+use crate::view::TaskView;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The shell makes its sandbox and finds out what it is.
+    Preparing,
+    /// Ready, but the others of its group are not.
+    Prepared { kind: ExecutorKind },
+    /// Its record is on the way to the disk; only then may an executor know of it.
+    Saving { key: SaveKey },
+    /// Its executor has not subscribed yet.
+    Queued,
+    /// The executor has it. `kill` is what the executor was told, or must be told when it is back.
+    Delivered { kill: Option<Kill> },
+    /// It has its last state, which was not acknowledged yet.
+    Ended,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kill {
+    pub(crate) policy: Option<v1::KillPolicy>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Task {
+    pub(crate) info: Arc<v1::TaskInfo>,
+    pub(crate) resources: Resources,
+    pub(crate) container_id: ContainerId,
+    pub(crate) sandbox: String,
+    /// Who runs it, from the moment that is decided.
+    pub(crate) executor: Option<ExecutorId>,
+    /// The executor its framework knows of.
+    pub(crate) told_executor: Option<v1::ExecutorId>,
+    /// Tasks of one number start together or not at all.
+    pub(crate) group: Option<u64>,
+    pub(crate) stage: Stage,
+    pub(crate) state: v1::TaskState,
+    /// The newest status, without data.
+    pub(crate) latest: Option<Arc<v1::TaskStatus>>,
+    pub(crate) stream: Stream,
+    /// Whether there is a record of it on disk, or on the way there.
+    pub(crate) recorded: bool,
+}
+
+impl Task {
+    pub(crate) fn new(info: Arc<v1::TaskInfo>, resources: Resources) -> Self {
+        Self {
+            info,
+            resources,
+            container_id: ContainerId::from(""),
+            sandbox: String::new(),
+            executor: None,
+            told_executor: None,
+            group: None,
+            stage: Stage::Preparing,
+            state: v1::TaskState::TaskStaging,
+            latest: None,
+            stream: Stream::default(),
+            recorded: false,
+        }
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.stage != Stage::Ended
+    }
+
+    /// Whether it counts among its executor's tasks.
+    pub(crate) fn holds_executor(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Saving { .. } | Stage::Queued | Stage::Delivered { .. }
+        )
+    }
+
+    pub(crate) fn view(&self, reference: TaskRef) -> TaskView {
+        TaskView {
+            task: reference,
+            info: self.info.clone(),
+            state: self.state,
+            status: self.latest.clone(),
+            sandbox: self.sandbox.clone(),
+            container_id: self.container_id.clone(),
+            executor: self.executor.clone(),
+        }
+    }
+}

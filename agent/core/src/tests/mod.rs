@@ -1,0 +1,10 @@
+//! Behaviour by behaviour, on a virtual clock.
+
+mod executor_calls;
+mod executor_life;
+mod harness;
+mod link;
+mod property;
+mod recovery;
+mod task_life;
+mod update_streams;

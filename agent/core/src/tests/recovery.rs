@@ -1,0 +1,271 @@
+//! An agent that restarts on what an earlier process saved.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use tepui_api::ext::launch_plan::Body;
+use tepui_api::v1::executor::call;
+use tepui_api::v1::task_status::Reason;
+use tepui_api::v1::{self, TaskState};
+use tepui_model::Now;
+
+use super::harness::*;
+use crate::record::{ExecutorRecord, FrameworkRecord, Path, TaskRecord, UpdatesRecord};
+use crate::{Core, Effect, Input, RecoverError, Recovered};
+
+#[test]
+fn nothing_reaches_an_executor_before_the_task_is_on_disk() {
+    let mut agent = Agent::registered();
+    agent.hold_saves = true;
+    let (task, executor) = (task_ref("F", "a"), executor_ref("F", WASM));
+    agent.launch(&checkpointing("F"), vec![task_info("a")]);
+    agent.prepared(&task, Body::Wasm);
+    let paths: Vec<_> = agent.held.iter().map(|(_, path, _)| path.clone()).collect();
+    assert_eq!(
+        paths,
+        [
+            "frameworks/F/framework",
+            "frameworks/F/executors/tepui-wasm/executor",
+            "frameworks/F/executors/tepui-wasm/tasks/a/task"
+        ]
+    );
+    assert_eq!(agent.release(), []);
+    assert!(matches!(
+        &agent.release()[..],
+        [Effect::StartExecutor { .. }]
+    ));
+    let (_, effects) = agent.subscribe(&executor);
+    assert_eq!(event_types(&effects), ["SUBSCRIBED"]);
+    assert_eq!(event_types(&agent.release()), ["LAUNCH"]);
+}
+
+#[test]
+fn tasks_and_executors_survive_a_restart_of_the_agent() {
+    let mut agent = Agent::registered();
+    let (task, executor, _) = agent.run(&checkpointing("F"), "a");
+    agent.run(&aware("G"), "not kept");
+    let before = agent.core.find_task(&task).unwrap();
+    agent.restart();
+    assert_eq!(
+        agent.apply(Input::LinkUp),
+        [],
+        "not before the executors had their time"
+    );
+    let (_, effects) = agent.subscribe(&executor);
+    assert_eq!(event_types(&effects), ["SUBSCRIBED"]);
+    let register = registration(&effects);
+    assert_eq!(register.agent.id.unwrap().value, "S0");
+    assert_eq!(
+        (register.tasks.len(), register.tasks[0].state()),
+        (1, TaskState::TaskRunning)
+    );
+    agent.answer_registration();
+    let after = agent.core.find_task(&task).unwrap();
+    assert_eq!(
+        (after.container_id, after.sandbox),
+        (before.container_id, before.sandbox)
+    );
+    let effects = agent.update(&executor, &task, TaskState::TaskFinished);
+    assert_eq!(the_update(&effects).status.state(), TaskState::TaskFinished);
+    agent.acknowledge_all(&effects);
+    agent.exited(&executor);
+    assert_eq!(agent.disk.len(), 0, "{:?}", agent.disk.keys());
+}
+
+#[test]
+fn executors_that_do_not_come_back_are_destroyed_and_their_tasks_gone() {
+    let mut agent = Agent::registered();
+    let (_, executor, _) = agent.run(&checkpointing("F"), "a");
+    agent.restart();
+    agent.link_up();
+    let effects = agent.pass(Duration::from_secs(2));
+    assert!(effects.contains(&Effect::DestroyExecutor {
+        executor: executor.clone()
+    }));
+    registration(&effects);
+    agent.answer_registration();
+    assert_eq!(
+        told(&agent.exited(&executor)),
+        (TaskState::TaskGone, Reason::ExecutorReregistrationTimeout)
+    );
+}
+
+#[test]
+fn an_unacknowledged_update_survives_a_restart() {
+    let mut agent = Agent::registered();
+    let (task, executor, _) = agent.run(&checkpointing("F"), "a");
+    let sent = the_update(&agent.update(&executor, &task, TaskState::TaskFinished));
+    agent.restart();
+    agent.subscribe(&executor);
+    let again = the_update(&agent.link_up());
+    assert_eq!(again, sent);
+    agent.acknowledge(&task, &again.status.uuid.unwrap());
+    assert_eq!(agent.core.view().tasks, []);
+}
+
+#[test]
+fn an_update_the_agent_never_stored_is_taken_from_the_executor_again_and_a_stored_one_is_not() {
+    let mut agent = Agent::registered();
+    let (task, executor, _) = agent.run(&checkpointing("F"), "a");
+    let stored = agent.status(&task, TaskState::TaskRunning);
+    let effects = agent.send(&executor, stored.clone());
+    agent.acknowledge_all(&effects);
+    agent.hold_saves = true;
+    let lost = agent.status(&task, TaskState::TaskFinished);
+    agent.send(&executor, lost.clone());
+    agent.hold_saves = false;
+    agent.restart();
+    agent.apply(Input::LinkUp);
+    let unacknowledged_updates = [stored, lost]
+        .map(|status| call::Update { status })
+        .to_vec();
+    let subscribe = call::Subscribe {
+        unacknowledged_updates,
+        ..call::Subscribe::default()
+    };
+    let (_, effects) = agent.subscribe_with(&executor, subscribe);
+    assert_eq!(
+        event_types(&effects),
+        ["SUBSCRIBED", "ACKNOWLEDGED", "ACKNOWLEDGED"]
+    );
+    let effects = agent.answer_registration();
+    assert_eq!(the_update(&effects).status.state(), TaskState::TaskFinished);
+}
+
+#[test]
+fn a_task_the_executor_never_heard_of_is_dropped_after_a_restart() {
+    let mut agent = Agent::registered();
+    let (_, executor, _) = agent.run(&checkpointing("F"), "a");
+    for id in ["heard", "unheard"] {
+        agent.launch(&checkpointing("F"), vec![task_info(id)]);
+        agent.prepared(&task_ref("F", id), Body::Wasm);
+    }
+    agent.restart();
+    agent.apply(Input::LinkUp);
+    let unacknowledged_tasks = vec![task_info("heard")];
+    agent.subscribe_with(
+        &executor,
+        call::Subscribe {
+            unacknowledged_tasks,
+            ..call::Subscribe::default()
+        },
+    );
+    let effects = agent.answer_registration();
+    assert_eq!(the_update(&effects).status.task_id.value, "unheard");
+    assert_eq!(
+        told(&effects),
+        (TaskState::TaskDropped, Reason::AgentRestarted)
+    );
+}
+
+#[test]
+fn a_task_whose_executor_was_never_stored_is_dropped() {
+    let mut agent = Agent::registered();
+    let (_, executor, _) = agent.run(&checkpointing("F"), "a");
+    agent.disk.remove(&Path::Executor(executor).text());
+    agent.restart();
+    let effects = agent.link_up();
+    assert_eq!(
+        told(&effects),
+        (TaskState::TaskDropped, Reason::AgentRestarted)
+    );
+}
+
+#[test]
+fn records_without_their_framework_are_cleared_away() {
+    let mut agent = Agent::registered();
+    agent.run(&checkpointing("F"), "a");
+    agent.disk.remove("frameworks/F/framework");
+    agent.restart();
+    agent.link_up();
+    assert_eq!(agent.disk.len(), 0, "{:?}", agent.disk.keys());
+}
+
+#[test]
+fn records_that_cannot_be_read_are_named() {
+    let recover = |path: &str, value: &[u8]| {
+        let saved = vec![(path.to_owned(), Bytes::copy_from_slice(value))];
+        Core::new(
+            config(),
+            Recovered {
+                agent_id: None,
+                saved,
+            },
+            Now::default(),
+        )
+        .err()
+    };
+    let path = "frameworks/F/framework";
+    assert!(matches!(
+        recover(path, b"\xff"),
+        Some(RecoverError::Malformed { .. })
+    ));
+    let newer = FrameworkRecord {
+        format: 2,
+        info: v1::FrameworkInfo::default(),
+    }
+    .encode_to_vec();
+    assert_eq!(
+        recover(path, &newer),
+        Some(RecoverError::Format {
+            path: path.into(),
+            found: 2
+        })
+    );
+    assert_eq!(
+        recover("what/is/this", b""),
+        Some(RecoverError::UnknownPath {
+            path: "what/is/this".into()
+        })
+    );
+}
+
+#[test]
+fn the_layout_of_records_is_what_earlier_agents_wrote() {
+    let framework = v1::FrameworkInfo {
+        user: "u".into(),
+        name: "n".into(),
+        ..v1::FrameworkInfo::default()
+    };
+    let record = FrameworkRecord {
+        format: 1,
+        info: framework,
+    };
+    assert_eq!(
+        record.encode_to_vec(),
+        b"\x08\x01\x12\x06\x0a\x01u\x12\x01n"
+    );
+    let executor_id = v1::ExecutorId { value: "e".into() };
+    let record = ExecutorRecord {
+        info: v1::ExecutorInfo {
+            executor_id,
+            ..v1::ExecutorInfo::default()
+        },
+        kind: 2,
+        sandbox: "s".into(),
+        container_id: "c".into(),
+        token: "k".into(),
+        pid: Some(7),
+    };
+    let bytes = b"\x0a\x05\x0a\x03\x0a\x01e\x10\x02\x1a\x01s\x22\x01c\x2a\x01k\x30\x07";
+    assert_eq!(record.encode_to_vec(), bytes);
+    let record = TaskRecord {
+        info: v1::TaskInfo {
+            task_id: v1::TaskId { value: "t".into() },
+            agent_id: v1::AgentId { value: "a".into() },
+            ..v1::TaskInfo::default()
+        },
+        sandbox: "s".into(),
+        container_id: "c".into(),
+        told_executor: None,
+    };
+    let bytes = b"\x0a\x0c\x0a\x00\x12\x03\x0a\x01t\x1a\x03\x0a\x01a\x12\x01s\x1a\x01c";
+    assert_eq!(record.encode_to_vec(), bytes);
+    let record = UpdatesRecord {
+        latest: None,
+        pending: Vec::new(),
+        seen: vec![Bytes::from_static(b"uu")],
+    };
+    assert_eq!(record.encode_to_vec(), b"\x1a\x02uu");
+}

@@ -1,0 +1,63 @@
+//! What the shell may show of an agent: a snapshot without ties to the core.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tepui_api::v1;
+use tepui_model::{AgentId, ContainerId, ExecutorId, FrameworkId, Resources};
+
+use crate::effect::ExecutorKind;
+use crate::input::{ExecutorRef, TaskRef};
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskView {
+    pub task: TaskRef,
+    pub info: Arc<v1::TaskInfo>,
+    /// The newest state the agent knows.
+    pub state: v1::TaskState,
+    /// The newest status, without data. None while the task is staging.
+    pub status: Option<Arc<v1::TaskStatus>>,
+    /// Relative to `work_dir`. Of a custom executor's task: the executor's. Empty if the task never got one.
+    pub sandbox: String,
+    pub container_id: ContainerId,
+    /// The executor that runs it, also if the agent made it up. None until that is decided.
+    pub executor: Option<ExecutorId>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExecutorView {
+    pub executor: ExecutorRef,
+    pub kind: ExecutorKind,
+    pub info: Arc<v1::ExecutorInfo>,
+    /// Relative to `work_dir`.
+    pub sandbox: String,
+    pub container_id: ContainerId,
+    pub pid: Option<u32>,
+    /// Whether it is subscribed.
+    pub connected: bool,
+    /// What its live tasks hold together.
+    pub resources: Resources,
+    pub live_tasks: usize,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct FrameworkView {
+    pub framework: FrameworkId,
+    pub info: Arc<v1::FrameworkInfo>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct AgentView {
+    pub agent_id: Option<AgentId>,
+    pub master_id: Option<String>,
+    /// Whether a master has this agent registered over the present link.
+    pub registered: bool,
+    pub frameworks: Vec<FrameworkView>,
+    /// In order of framework and id: tasks alive, and ended ones whose last update is not acknowledged.
+    pub tasks: Vec<TaskView>,
+    pub executors: Vec<ExecutorView>,
+    /// Tasks that ended and were acknowledged, oldest first; only the last ones are kept.
+    pub ended: Vec<TaskView>,
+    /// By the name Mesos gives the metric.
+    pub counters: BTreeMap<&'static str, u64>,
+}
