@@ -1,0 +1,223 @@
+//! Writes the core's records below `work_dir/meta` and reads them back. Records are opaque here.
+//!
+//! One thread writes, in the order given, and makes many writes durable at once; each is reported when it is on disk.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use tepui_agent_core::{Input, Recovered, SaveKey};
+use tepui_model::AgentId;
+use tokio::sync::mpsc;
+
+use crate::confine::inside;
+use crate::owner::Event;
+
+const AGENT_ID: &str = "agent_id";
+/// A record that was being written when the agent stopped.
+const UNFINISHED: &str = ".unfinished";
+/// How many writes share one flush.
+const BATCH: usize = 256;
+
+#[derive(Debug)]
+pub(crate) struct Save {
+    /// None for what nobody waits for.
+    pub(crate) key: Option<SaveKey>,
+    pub(crate) path: String,
+    pub(crate) value: Option<Bytes>,
+}
+
+impl Save {
+    pub(crate) fn agent_id(id: &AgentId) -> Self {
+        Self {
+            key: None,
+            path: AGENT_ID.to_owned(),
+            value: Some(Bytes::from(id.as_str().to_owned())),
+        }
+    }
+}
+
+/// All records an earlier agent process left.
+pub(crate) fn recover(meta: &Path) -> io::Result<Recovered> {
+    std::fs::create_dir_all(meta)?;
+    let mut recovered = Recovered::default();
+    let mut directories = vec![meta.to_path_buf()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(&directory)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                directories.push(path);
+                continue;
+            }
+            if path
+                .extension()
+                .is_some_and(|ending| ending == &UNFINISHED[1..])
+            {
+                std::fs::remove_file(&path)?;
+                continue;
+            }
+            let Some(name) = path.strip_prefix(meta).ok().and_then(Path::to_str) else {
+                continue;
+            };
+            let value = std::fs::read(&path)?;
+            if name == AGENT_ID {
+                let id = String::from_utf8_lossy(&value).trim().to_owned();
+                recovered.agent_id = (!id.is_empty()).then(|| AgentId::from(id));
+            } else {
+                recovered.saved.push((name.to_owned(), value.into()));
+            }
+        }
+    }
+    recovered.saved.sort();
+    Ok(recovered)
+}
+
+/// Starts the writing thread; it ends when the sender is dropped and everything is written.
+pub(crate) fn start(
+    meta: PathBuf,
+    events: mpsc::Sender<Event>,
+) -> io::Result<(mpsc::UnboundedSender<Save>, std::thread::JoinHandle<()>)> {
+    let (sender, mut inbox) = mpsc::unbounded_channel::<Save>();
+    let thread = std::thread::Builder::new()
+        .name("tepui-checkpoint".to_owned())
+        .spawn(move || {
+            let mut batch = Vec::new();
+            while inbox.blocking_recv_many(&mut batch, BATCH) > 0 {
+                if let Err(error) = write_all(&meta, &batch) {
+                    // What is promised to survive must; without a disk the agent cannot keep its word.
+                    tracing::error!(%error, "a checkpoint could not be written; the agent stops");
+                    let _ = events.blocking_send(Event::Failed(format!(
+                        "a checkpoint could not be written: {error}"
+                    )));
+                    return;
+                }
+                for key in batch.drain(..).filter_map(|save| save.key) {
+                    if events
+                        .blocking_send(Event::Core(Box::new(Input::Saved { key })))
+                        .is_err()
+                    {
+                        return;
+                    }
+                }
+            }
+        })?;
+    Ok((sender, thread))
+}
+
+fn write_all(meta: &Path, batch: &[Save]) -> io::Result<()> {
+    let mut touched = BTreeSet::new();
+    for save in batch {
+        let path = meta.join(inside(Path::new(&save.path))?);
+        let parent = path.parent().unwrap_or(meta).to_path_buf();
+        match &save.value {
+            Some(value) => {
+                make_directories(meta, &parent, &mut touched)?;
+                let mut unfinished = path.clone().into_os_string();
+                unfinished.push(UNFINISHED);
+                let mut file = File::create(&unfinished)?;
+                file.write_all(value)?;
+                file.sync_data()?;
+                std::fs::rename(&unfinished, &path)?;
+            }
+            None => match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            },
+        }
+        touched.insert(parent);
+    }
+    for directory in &touched {
+        match File::open(directory) {
+            Ok(directory) => directory.sync_all()?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // Emptied directories go, up to the first that is in use.
+    for save in batch.iter().filter(|save| save.value.is_none()) {
+        let mut directory = meta.join(&save.path);
+        while directory.pop() && directory != meta && std::fs::remove_dir(&directory).is_ok() {}
+    }
+    Ok(())
+}
+
+fn make_directories(meta: &Path, parent: &Path, touched: &mut BTreeSet<PathBuf>) -> io::Result<()> {
+    if parent.is_dir() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(parent)?;
+    // New directories are entries of their parents, which must be on disk as well.
+    let mut directory = parent.to_path_buf();
+    while directory.pop() {
+        touched.insert(directory.clone());
+        if directory == meta {
+            break;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn save(key: u64, path: &str, value: Option<&str>) -> Save {
+        let value = value.map(|value| Bytes::from(value.to_owned()));
+        Save {
+            key: Some(SaveKey(key)),
+            path: path.to_owned(),
+            value,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_saved_is_recovered_and_what_was_removed_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let meta = directory.path().join("meta");
+        assert!(recover(&meta).unwrap().saved.is_empty());
+        let (events, mut inbox) = mpsc::channel(10);
+        let (saves, thread) = start(meta.clone(), events).unwrap();
+        saves.send(Save::agent_id(&AgentId::from("m-S1"))).unwrap();
+        saves
+            .send(save(1, "frameworks/f/info", Some("one")))
+            .unwrap();
+        saves
+            .send(save(2, "frameworks/f/tasks/t", Some("two")))
+            .unwrap();
+        saves.send(save(3, "frameworks/f/tasks/t", None)).unwrap();
+        saves
+            .send(save(4, "frameworks/f/info", Some("three")))
+            .unwrap();
+        for expected in 1..=4 {
+            match inbox.recv().await {
+                Some(Event::Core(input)) => {
+                    assert!(
+                        matches!(*input, Input::Saved { key: SaveKey(key) } if key == expected)
+                    );
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        drop(saves);
+        tokio::task::spawn_blocking(|| thread.join().unwrap())
+            .await
+            .unwrap();
+        std::fs::write(meta.join("frameworks/f/half.unfinished"), "ha").unwrap();
+        let recovered = recover(&meta).unwrap();
+        assert_eq!(recovered.agent_id, Some(AgentId::from("m-S1")));
+        assert_eq!(
+            recovered.saved,
+            [("frameworks/f/info".to_owned(), Bytes::from("three"))]
+        );
+        assert!(!meta.join("frameworks/f/tasks").exists());
+    }
+
+    #[test]
+    fn a_record_cannot_be_written_elsewhere() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(write_all(directory.path(), &[save(1, "../x", Some("x"))]).is_err());
+        assert!(!directory.path().parent().unwrap().join("x").exists());
+    }
+}

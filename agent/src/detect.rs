@@ -1,0 +1,162 @@
+//! What this machine has, where the operator does not say: Mesos's rules.
+
+use std::path::Path;
+
+use tepui_api::convert::{ResourceFormat, attributes_to_wire, resources_to_wire};
+use tepui_api::v1;
+use tepui_model::{
+    Milli, ParseError, Ranges, Resource, Resources, Role, parse_attributes, parse_resources,
+};
+
+/// What is left to the system of a large enough machine, and where "large enough" begins.
+const MEMORY_LEFT_MB: u64 = 1024;
+const MEMORY_LARGE_MB: u64 = 2048;
+const DISK_LEFT_MB: u64 = 5 * 1024;
+const DISK_LARGE_MB: u64 = 10 * 1024;
+/// What is assumed where nothing can be found out.
+const MEMORY_UNKNOWN_MB: u64 = 1024;
+const DISK_UNKNOWN_MB: u64 = 10 * 1024;
+const PORTS: (u64, u64) = (31_000, 32_000);
+/// By which schedulers see how well tasks are kept apart here.
+pub(crate) const ISOLATION_ATTRIBUTE: &str = "tepui_isolation";
+
+/// The resources of the flag, completed.
+pub(crate) fn resources(flag: &str, work_dir: &Path) -> Result<Resources, ParseError> {
+    let mut resources = parse_resources(flag, &Role::star())?;
+    let has = |resources: &Resources, name: &str| {
+        resources.iter().any(|resource| &*resource.name == name)
+    };
+    let whole = |amount: u64| {
+        Milli(
+            i64::try_from(amount)
+                .unwrap_or(i64::MAX / 1000)
+                .saturating_mul(1000),
+        )
+    };
+    for (name, amount) in [
+        ("cpus", cpus as fn(&Path) -> u64),
+        ("mem", |_| memory_mb()),
+        ("disk", disk_mb),
+    ] {
+        // An amount of nothing, written out, is an amount.
+        if !has(&resources, name) && !names(flag, name) {
+            resources.add_resource(Resource::scalar(name, whole(amount(work_dir))));
+        }
+    }
+    if !has(&resources, "ports") && !names(flag, "ports") {
+        let ports = Ranges::single(PORTS.0, PORTS.1);
+        resources.add_resource(Resource::ranges("ports", ports));
+    }
+    Ok(resources)
+}
+
+pub(crate) fn resources_wire(resources: &Resources) -> Vec<v1::Resource> {
+    resources_to_wire(resources, ResourceFormat::Refined, None)
+}
+
+pub(crate) fn attributes(flag: &str, isolation: &str) -> Result<Vec<v1::Attribute>, ParseError> {
+    let mut attributes = attributes_to_wire(&parse_attributes(flag)?);
+    attributes.retain(|attribute| attribute.name != ISOLATION_ATTRIBUTE);
+    attributes.push(v1::Attribute {
+        name: ISOLATION_ATTRIBUTE.to_owned(),
+        r#type: v1::value::Type::Text.into(),
+        text: Some(v1::value::Text {
+            value: isolation.to_owned(),
+        }),
+        ..Default::default()
+    });
+    Ok(attributes)
+}
+
+pub(crate) fn hostname() -> String {
+    let name = nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok());
+    name.filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "localhost".to_owned())
+}
+
+fn names(flag: &str, name: &str) -> bool {
+    flag.split(';').any(|piece| {
+        let named = piece.split(':').next().unwrap_or_default();
+        named.split('(').next().unwrap_or_default().trim() == name
+    })
+}
+
+fn cpus(_: &Path) -> u64 {
+    std::thread::available_parallelism().map_or(1, |count| count.get() as u64)
+}
+
+fn memory_mb() -> u64 {
+    let total = std::fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| {
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix("MemTotal:"))?;
+            line.split_whitespace().next()?.parse::<u64>().ok()
+        });
+    total.map_or(MEMORY_UNKNOWN_MB, |kibibytes| {
+        left(kibibytes >> 10, MEMORY_LEFT_MB, MEMORY_LARGE_MB)
+    })
+}
+
+fn disk_mb(work_dir: &Path) -> u64 {
+    match nix::sys::statvfs::statvfs(work_dir) {
+        Ok(found) => {
+            let bytes = found.blocks().saturating_mul(found.fragment_size());
+            left(bytes >> 20, DISK_LEFT_MB, DISK_LARGE_MB)
+        }
+        Err(_) => DISK_UNKNOWN_MB,
+    }
+}
+
+fn left(total: u64, reserve: u64, large: u64) -> u64 {
+    if total >= large {
+        total - reserve
+    } else {
+        total / 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_flag_names_stays_and_the_rest_is_found_out() {
+        let found = resources("cpus:1.5;mem(web):64;gold:7", Path::new("/")).unwrap();
+        assert_eq!(found.cpus(), Milli(1500));
+        assert_eq!(found.mem(), Milli(64_000));
+        assert_eq!(found.scalar("gold"), Milli(7000));
+        assert!(found.disk().is_positive());
+        assert_eq!(found.ports(), Ranges::single(PORTS.0, PORTS.1));
+        assert!(resources("cpus:x", Path::new("/")).is_err());
+        assert_eq!(
+            resources("disk:0", Path::new("/")).unwrap().disk(),
+            Milli(0)
+        );
+    }
+
+    #[test]
+    fn a_small_machine_gives_half_and_a_large_one_all_but_a_reserve() {
+        assert_eq!(left(1000, MEMORY_LEFT_MB, MEMORY_LARGE_MB), 500);
+        assert_eq!(left(2048, MEMORY_LEFT_MB, MEMORY_LARGE_MB), 1024);
+        assert_eq!(left(20_480, DISK_LEFT_MB, DISK_LARGE_MB), 15_360);
+    }
+
+    #[test]
+    fn the_isolation_is_the_agents_word_and_not_the_operators() {
+        let attributes = attributes("rack:a;tepui_isolation:perfect", "none").unwrap();
+        let texts: Vec<_> = attributes
+            .iter()
+            .map(|attribute| {
+                (
+                    attribute.name.as_str(),
+                    attribute.text.as_ref().unwrap().value.as_str(),
+                )
+            })
+            .collect();
+        assert_eq!(texts, [("rack", "a"), ("tepui_isolation", "none")]);
+    }
+}

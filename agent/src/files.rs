@@ -1,0 +1,603 @@
+//! Answers the master's requests for files of sandboxes: reading, listing, following. The core knows nothing of them.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use tepui_agent_core::TaskRef;
+use tepui_api::link::{FileChunk, ListFiles, ReadFile, Tail, ToMaster, to_agent, to_master};
+use tepui_api::v1;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
+
+use crate::confine::Directory;
+use crate::owner::Event;
+use crate::sandbox;
+use crate::watch::Watcher;
+
+/// How much of a file one record carries.
+const CHUNK_BYTES: u64 = 64 << 10;
+/// How much one ReadFile gives at most.
+const MAX_READ_BYTES: u64 = 4 << 20;
+
+/// How far a task has come, as far as its files are concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// The sandbox is not there yet.
+    Preparing,
+    Ready,
+    /// Nothing is written any more.
+    Ended,
+}
+
+/// Where a task's files are.
+#[derive(Debug)]
+pub(crate) struct Located {
+    /// Absolute.
+    pub(crate) sandbox: PathBuf,
+    pub(crate) phase: watch::Receiver<Phase>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum FileError {
+    #[error("no task '{task}' of framework '{framework}' is known to this agent")]
+    UnknownTask { framework: String, task: String },
+    #[error("'{path}' is no path of a sandbox")]
+    NotASandbox { path: String },
+    #[error("there is no '{path}'")]
+    Missing { path: String },
+    #[error("'{path}' cannot be read: {cause}")]
+    Refused { path: String, cause: String },
+    #[error("'{path}' cannot be read: {cause}")]
+    Broken { path: String, cause: String },
+    #[error("the agent is stopping")]
+    Stopping,
+}
+
+impl FileError {
+    fn of(path: &str, error: &io::Error) -> Self {
+        let (path, cause) = (path.to_owned(), error.to_string());
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::Missing { path },
+            io::ErrorKind::PermissionDenied => Self::Refused { path, cause },
+            io::ErrorKind::InvalidInput | io::ErrorKind::IsADirectory => {
+                Self::Broken { path, cause }
+            }
+            _ => Self::Broken { path, cause },
+        }
+    }
+
+    fn status(&self) -> u32 {
+        match self {
+            Self::UnknownTask { .. } | Self::NotASandbox { .. } | Self::Missing { .. } => 404,
+            Self::Refused { .. } => 403,
+            Self::Broken { .. } => 400,
+            Self::Stopping => 503,
+        }
+    }
+}
+
+/// The requests of one link; they end with it.
+#[derive(Debug)]
+pub(crate) struct Files {
+    context: Arc<FilesContext>,
+    answers: mpsc::Sender<ToMaster>,
+    under_way: Arc<Mutex<BTreeMap<u64, AbortHandle>>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct FilesContext {
+    pub(crate) work_dir: PathBuf,
+    pub(crate) watcher: Watcher,
+    pub(crate) events: mpsc::Sender<Event>,
+}
+
+impl Files {
+    pub(crate) fn new(context: Arc<FilesContext>, answers: mpsc::Sender<ToMaster>) -> Self {
+        Self {
+            context,
+            answers,
+            under_way: Arc::default(),
+        }
+    }
+
+    /// Takes the message if it is a request for files, else gives it back.
+    pub(crate) fn take(&self, body: to_agent::Body) -> Option<to_agent::Body> {
+        match body {
+            to_agent::Body::Tail(tail) => {
+                let (context, answers) = (self.context.clone(), self.answers.clone());
+                self.start(tail.request_id, async move {
+                    context.tail(&tail, &answers).await
+                });
+            }
+            to_agent::Body::ReadFile(read) => {
+                let (context, answers) = (self.context.clone(), self.answers.clone());
+                self.start(read.request_id, async move {
+                    context.read(&read, &answers).await
+                });
+            }
+            to_agent::Body::ListFiles(list) => {
+                let (context, answers) = (self.context.clone(), self.answers.clone());
+                self.start(list.request_id, async move {
+                    context.list(&list, &answers).await
+                });
+            }
+            to_agent::Body::CancelFile(cancel) => {
+                if let Some(request) = self.lock().remove(&cancel.request_id) {
+                    request.abort();
+                }
+            }
+            other => return Some(other),
+        }
+        None
+    }
+
+    fn start(&self, id: u64, work: impl Future<Output = Result<(), FileError>> + Send + 'static) {
+        let (answers, under_way) = (self.answers.clone(), self.under_way.clone());
+        let mut requests = self.lock();
+        let task = tokio::spawn(async move {
+            if let Err(error) = work.await {
+                let chunk = FileChunk {
+                    error_status: Some(error.status()),
+                    error: Some(error.to_string()),
+                    last: Some(true),
+                    ..chunk(id)
+                };
+                send(&answers, chunk).await;
+            }
+            under_way
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&id);
+        });
+        if let Some(earlier) = requests.insert(id, task.abort_handle()) {
+            earlier.abort();
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, AbortHandle>> {
+        self.under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        for request in self.lock().values() {
+            request.abort();
+        }
+    }
+}
+
+impl FilesContext {
+    async fn tail(&self, tail: &Tail, answers: &mpsc::Sender<ToMaster>) -> Result<(), FileError> {
+        let task = TaskRef {
+            framework: tail.framework_id.value.as_str().into(),
+            task: tail.task_id.value.as_str().into(),
+        };
+        let (reply, located) = oneshot::channel();
+        self.events
+            .send(Event::Locate { task, reply })
+            .await
+            .map_err(|_| FileError::Stopping)?;
+        let located = located.await.map_err(|_| FileError::Stopping)?;
+        let Some(mut located) = located else {
+            return Err(FileError::UnknownTask {
+                framework: tail.framework_id.value.clone(),
+                task: tail.task_id.value.clone(),
+            });
+        };
+        // Whoever asks right after the launch waits for the sandbox rather than being told there is none.
+        let prepared = located
+            .phase
+            .wait_for(|phase| *phase != Phase::Preparing)
+            .await
+            .is_ok();
+        if !prepared && !located.sandbox.exists() {
+            return Err(FileError::Missing {
+                path: tail.path.clone(),
+            });
+        }
+        let file = Directory::open(&located.sandbox)
+            .and_then(|sandbox| sandbox.open_file(Path::new(&tail.path)))
+            .map_err(|error| FileError::of(&tail.path, &error))?;
+        let mut offset = tail.offset.unwrap_or(0);
+        let watch = self
+            .watcher
+            .watch(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())));
+        let follow = tail.follow.unwrap_or(false);
+        loop {
+            // Looked at before reading: what was written before the end is then read after it.
+            let ended = !follow
+                || *located.phase.borrow_and_update() == Phase::Ended
+                || located.phase.has_changed().is_err();
+            let size = file
+                .metadata()
+                .map_err(|error| FileError::of(&tail.path, &error))?
+                .len();
+            if size < offset {
+                // Truncated and written anew: so is what the reader sees.
+                offset = 0;
+            }
+            while let Some(data) = read_at(&file, offset, CHUNK_BYTES)
+                .map_err(|error| FileError::of(&tail.path, &error))?
+            {
+                offset += data.len() as u64;
+                if !send(
+                    answers,
+                    FileChunk {
+                        data: Some(data),
+                        ..chunk(tail.request_id)
+                    },
+                )
+                .await
+                {
+                    return Ok(());
+                }
+            }
+            if ended {
+                send(
+                    answers,
+                    FileChunk {
+                        last: Some(true),
+                        ..chunk(tail.request_id)
+                    },
+                )
+                .await;
+                return Ok(());
+            }
+            tokio::select! {
+                () = watch.changed() => {}
+                _ = located.phase.changed() => {}
+                () = answers.closed() => return Ok(()),
+            }
+        }
+    }
+
+    async fn read(
+        &self,
+        request: &ReadFile,
+        answers: &mpsc::Sender<ToMaster>,
+    ) -> Result<(), FileError> {
+        let (directory, path) = self.open(&request.path)?;
+        let failed = |error: io::Error| FileError::of(&request.path, &error);
+        let file = directory.open_file(&path).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
+        let wanted = request.length.unwrap_or(MAX_READ_BYTES).min(MAX_READ_BYTES);
+        let mut data = Vec::new();
+        while (data.len() as u64) < wanted {
+            let left = wanted - data.len() as u64;
+            match read_at(
+                &file,
+                request.offset + data.len() as u64,
+                left.min(CHUNK_BYTES),
+            )
+            .map_err(failed)?
+            {
+                Some(piece) => data.extend_from_slice(&piece),
+                None => break,
+            }
+        }
+        let answer = FileChunk {
+            data: Some(data.into()),
+            size: Some(size),
+            last: Some(true),
+            ..chunk(request.request_id)
+        };
+        send(answers, answer).await;
+        Ok(())
+    }
+
+    async fn list(
+        &self,
+        request: &ListFiles,
+        answers: &mpsc::Sender<ToMaster>,
+    ) -> Result<(), FileError> {
+        let (directory, path) = self.open(&request.path)?;
+        let entries = directory
+            .list(&path)
+            .map_err(|error| FileError::of(&request.path, &error))?;
+        let base = request.path.trim_end_matches('/');
+        let files = entries
+            .into_iter()
+            .map(|entry| v1::FileInfo {
+                path: format!("{base}/{}", entry.name),
+                nlink: i32::try_from(entry.links).ok(),
+                size: Some(entry.size),
+                mtime: Some(v1::TimeInfo {
+                    nanoseconds: entry.modified_ns,
+                }),
+                mode: Some(entry.mode),
+                uid: Some(entry.uid.to_string()),
+                gid: Some(entry.gid.to_string()),
+            })
+            .collect();
+        send(
+            answers,
+            FileChunk {
+                files,
+                last: Some(true),
+                ..chunk(request.request_id)
+            },
+        )
+        .await;
+        Ok(())
+    }
+
+    /// The directory that confines a path, and the path in it.
+    fn open(&self, path: &str) -> Result<(Directory, PathBuf), FileError> {
+        let agent = std::fs::read_to_string(self.work_dir.join("meta/agent_id")).ok();
+        let split = sandbox::split(&self.work_dir, agent.as_deref().map(str::trim), path)
+            .ok_or_else(|| FileError::NotASandbox {
+                path: path.to_owned(),
+            })?;
+        let directory = Directory::open(&self.work_dir.join(&split.trusted));
+        let directory = directory.map_err(|error| FileError::of(path, &error))?;
+        Ok((directory, split.inside.unwrap_or_default()))
+    }
+}
+
+fn read_at(file: &File, offset: u64, length: u64) -> io::Result<Option<Bytes>> {
+    let mut buffer = vec![0; usize::try_from(length.min(CHUNK_BYTES)).unwrap_or_default()];
+    loop {
+        match file.read_at(&mut buffer, offset) {
+            Ok(0) => return Ok(None),
+            Ok(count) => {
+                buffer.truncate(count);
+                return Ok(Some(buffer.into()));
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn chunk(request_id: u64) -> FileChunk {
+    FileChunk {
+        request_id,
+        ..FileChunk::default()
+    }
+}
+
+async fn send(answers: &mpsc::Sender<ToMaster>, chunk: FileChunk) -> bool {
+    answers
+        .send(ToMaster {
+            body: Some(to_master::Body::FileChunk(chunk)),
+        })
+        .await
+        .is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    struct Bench {
+        directory: tempfile::TempDir,
+        phase: watch::Sender<Phase>,
+        files: Files,
+        answers: mpsc::Receiver<ToMaster>,
+    }
+
+    const SANDBOX: &str = "slaves/s/frameworks/f/executors/t/runs/c";
+
+    /// An owner that knows one task, `t` of `f`.
+    fn bench(phase: Phase) -> Bench {
+        let directory = tempfile::tempdir().unwrap();
+        let (events, mut inbox) = mpsc::channel(10);
+        let (phase, receiver) = watch::channel(phase);
+        let sandbox = directory.path().join(SANDBOX);
+        tokio::spawn(async move {
+            while let Some(event) = inbox.recv().await {
+                if let Event::Locate { task, reply } = event {
+                    let known = task.task.as_str() == "t";
+                    let located = Located {
+                        sandbox: sandbox.clone(),
+                        phase: receiver.clone(),
+                    };
+                    let _ = reply.send(known.then_some(located));
+                }
+            }
+        });
+        let (sender, answers) = mpsc::channel(4);
+        let work_dir = directory.path().to_path_buf();
+        let context = Arc::new(FilesContext {
+            work_dir,
+            watcher: Watcher::new(),
+            events,
+        });
+        Bench {
+            directory,
+            phase,
+            files: Files::new(context, sender),
+            answers,
+        }
+    }
+
+    impl Bench {
+        fn create(&self) -> PathBuf {
+            sandbox::create(self.directory.path(), SANDBOX).unwrap()
+        }
+
+        fn append(&self, text: &str) {
+            let path = self.directory.path().join(SANDBOX).join("stdout");
+            std::fs::OpenOptions::new()
+                .append(true)
+                .open(path)
+                .unwrap()
+                .write_all(text.as_bytes())
+                .unwrap();
+        }
+
+        fn tail(&self, id: u64, task: &str, path: &str, offset: u64, follow: bool) {
+            let request = Tail {
+                request_id: id,
+                framework_id: v1::FrameworkId {
+                    value: "f".to_owned(),
+                },
+                task_id: v1::TaskId {
+                    value: task.to_owned(),
+                },
+                path: path.to_owned(),
+                offset: Some(offset),
+                follow: Some(follow),
+            };
+            assert!(self.files.take(to_agent::Body::Tail(request)).is_none());
+        }
+
+        async fn next(&mut self) -> FileChunk {
+            match self.answers.recv().await.unwrap().body {
+                Some(to_master::Body::FileChunk(chunk)) => chunk,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        /// All that arrives until the last chunk, and that chunk.
+        async fn all(&mut self) -> (String, FileChunk) {
+            let mut text = String::new();
+            loop {
+                let chunk = self.next().await;
+                text.push_str(
+                    std::str::from_utf8(chunk.data.as_deref().unwrap_or_default()).unwrap(),
+                );
+                if chunk.last == Some(true) {
+                    return (text, chunk);
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_followed_file_is_sent_as_it_grows_until_the_task_has_ended() {
+        let mut bench = bench(Phase::Preparing);
+        bench.tail(1, "t", "stdout", 0, true);
+        bench.create();
+        bench.phase.send_replace(Phase::Ready);
+        bench.append("one ");
+        let mut seen = String::new();
+        while seen != "one " {
+            seen.push_str(std::str::from_utf8(&bench.next().await.data.unwrap()).unwrap());
+        }
+        bench.append("two ");
+        while seen != "one two " {
+            seen.push_str(std::str::from_utf8(&bench.next().await.data.unwrap()).unwrap());
+        }
+        bench.append("three");
+        bench.phase.send_replace(Phase::Ended);
+        let (rest, last) = bench.all().await;
+        assert_eq!((rest.as_str(), last.error), ("three", None));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_not_followed_ends_where_it_ends() {
+        let mut bench = bench(Phase::Ready);
+        bench.create();
+        bench.append("hello world");
+        bench.tail(1, "t", "stdout", 6, false);
+        assert_eq!(bench.all().await.0, "world");
+    }
+
+    #[tokio::test]
+    async fn a_large_file_comes_in_several_chunks_and_whole() {
+        let mut bench = bench(Phase::Ended);
+        bench.create();
+        let text = "0123456789".repeat(30_000);
+        bench.append(&text);
+        bench.tail(1, "t", "stdout", 0, true);
+        assert_eq!(bench.all().await.0, text);
+    }
+
+    #[tokio::test]
+    async fn unknown_tasks_missing_files_and_ways_out_are_told_apart() {
+        let mut bench = bench(Phase::Ended);
+        let sandbox = bench.create();
+        std::os::unix::fs::symlink("/etc/passwd", sandbox.join("link")).unwrap();
+        for (id, task, path, status) in [
+            (1, "other", "stdout", 404),
+            (2, "t", "nothing", 404),
+            (3, "t", "../../x", 403),
+            (4, "t", "link", 403),
+        ] {
+            bench.tail(id, task, path, 0, true);
+            let chunk = bench.next().await;
+            assert_eq!(
+                (chunk.request_id, chunk.error_status, chunk.last),
+                (id, Some(status), Some(true))
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_request_says_nothing_more() {
+        let mut bench = bench(Phase::Ready);
+        bench.create();
+        bench.append("x");
+        bench.tail(7, "t", "stdout", 0, true);
+        assert_eq!(bench.next().await.request_id, 7);
+        let cancel = tepui_api::link::CancelFile { request_id: 7 };
+        bench.files.take(to_agent::Body::CancelFile(cancel));
+        bench.append("more");
+        bench.phase.send_replace(Phase::Ended);
+        bench.tail(8, "t", "stdout", 0, false);
+        let (text, last) = bench.all().await;
+        assert_eq!((text.as_str(), last.request_id), ("xmore", 8));
+    }
+
+    #[tokio::test]
+    async fn files_are_read_in_parts_and_listed() {
+        let mut bench = bench(Phase::Ready);
+        bench.create();
+        bench.append("hello");
+        let path = format!("/frameworks/../{SANDBOX}");
+        for (path, status) in [
+            (path, 404),
+            (format!("{SANDBOX}/../../x"), 404),
+            ("/etc/passwd".to_owned(), 404),
+        ] {
+            let read = ReadFile {
+                request_id: 1,
+                path,
+                offset: 0,
+                length: None,
+            };
+            bench.files.take(to_agent::Body::ReadFile(read));
+            assert_eq!(bench.next().await.error_status, Some(status));
+        }
+        let path = format!("{}/{SANDBOX}/stdout", bench.directory.path().display());
+        bench.files.take(to_agent::Body::ReadFile(ReadFile {
+            request_id: 2,
+            path,
+            offset: 1,
+            length: Some(3),
+        }));
+        let chunk = bench.next().await;
+        assert_eq!(
+            (chunk.data.as_deref(), chunk.size),
+            (Some(b"ell".as_slice()), Some(5))
+        );
+        let list = ListFiles {
+            request_id: 3,
+            path: format!("/{SANDBOX}/"),
+        };
+        bench.files.take(to_agent::Body::ListFiles(list));
+        let files: Vec<String> = bench
+            .next()
+            .await
+            .files
+            .into_iter()
+            .map(|file| file.path)
+            .collect();
+        assert_eq!(
+            files,
+            [format!("/{SANDBOX}/stderr"), format!("/{SANDBOX}/stdout")]
+        );
+    }
+}

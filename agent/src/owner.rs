@@ -1,0 +1,615 @@
+//! The one task that owns the agent's core: it takes everything that happens from one inbox, in order, and performs
+//! what follows. It never waits for a peer, a disk or a process.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use tepui_agent_core::{
+    AgentView, ConnectionKey, Core, Effect, ExecutorRef, Input, PrepareFailure, RequestKey, TaskRef,
+};
+use tepui_api::link::ToMaster;
+use tepui_api::v1::executor;
+use tepui_api::{MediaType, media, recordio, v1};
+use tepui_model::{Now, Tick, check_id};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::checkpoint::Save;
+use crate::executors::{Executors, StartOrder};
+use crate::files::{Located, Phase};
+use crate::gc::Garbage;
+use crate::http::StreamOutcome;
+use crate::prepare::{Order, PrepareError, Preparer, Ready};
+use crate::store::Pin;
+
+/// How many events the owner takes before it looks at the clock again.
+const BATCH: usize = 256;
+/// How many events an executor may be behind before it is taken for dead.
+const EXECUTOR_QUEUE: usize = 65_536;
+
+/// What can happen to the shell.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Core(Box<Input>),
+    LinkUp {
+        link: u64,
+        sender: mpsc::Sender<ToMaster>,
+        close: CancellationToken,
+    },
+    LinkDown {
+        link: u64,
+    },
+    Subscribe {
+        call: Box<executor::Call>,
+        token: Option<String>,
+        media: MediaType,
+        reply: oneshot::Sender<Subscription>,
+    },
+    Call {
+        call: Box<executor::Call>,
+        token: Option<String>,
+        reply: Reply,
+    },
+    Prepared {
+        task: TaskRef,
+        attempt: u64,
+        outcome: Result<Box<Ready>, PrepareError>,
+    },
+    Locate {
+        task: TaskRef,
+        reply: oneshot::Sender<Option<Located>>,
+    },
+    View {
+        reply: oneshot::Sender<Box<AgentView>>,
+    },
+    /// Something without which the agent cannot go on.
+    Failed(String),
+}
+
+/// The answer to a SUBSCRIBE.
+#[derive(Debug)]
+pub(crate) enum Subscription {
+    Open {
+        connection: ConnectionKey,
+        events: mpsc::Receiver<Bytes>,
+    },
+    Refused {
+        status: u16,
+        message: String,
+    },
+}
+
+/// Who waits for the answer to a call.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    One(oneshot::Sender<(u16, String)>),
+    /// One of a stream of calls: the permit is given back when it is answered.
+    Stream {
+        outcome: Arc<StreamOutcome>,
+        permit: OwnedSemaphorePermit,
+    },
+}
+
+impl Reply {
+    pub(crate) fn give(self, status: u16, message: String) {
+        match self {
+            Self::One(reply) => {
+                let _ = reply.send((status, message));
+            }
+            Self::Stream { outcome, permit } => {
+                outcome.answered(status, message);
+                drop(permit);
+            }
+        }
+    }
+}
+
+enum Pending {
+    Subscribe {
+        connection: ConnectionKey,
+        media: MediaType,
+        reply: oneshot::Sender<Subscription>,
+    },
+    Call(Reply),
+}
+
+struct Connection {
+    sender: mpsc::Sender<Bytes>,
+    media: MediaType,
+}
+
+struct Link {
+    number: u64,
+    sender: mpsc::Sender<ToMaster>,
+    close: CancellationToken,
+}
+
+/// What the shell holds for a task that has not ended.
+struct TaskFiles {
+    sandbox: PathBuf,
+    phase: watch::Sender<Phase>,
+    pins: Vec<Pin>,
+}
+
+struct Preparing {
+    attempt: u64,
+    abort: AbortHandle,
+}
+
+pub(crate) struct Owner {
+    core: Core,
+    began: Instant,
+    work_dir: PathBuf,
+    inbox: mpsc::Receiver<Event>,
+    events: mpsc::Sender<Event>,
+    saves: mpsc::UnboundedSender<Save>,
+    preparer: Preparer,
+    executors: Executors,
+    garbage: Garbage,
+    link: Option<Link>,
+    next_key: u64,
+    pending: BTreeMap<RequestKey, Pending>,
+    connections: BTreeMap<ConnectionKey, Connection>,
+    preparing: BTreeMap<TaskRef, Preparing>,
+    tasks: BTreeMap<TaskRef, TaskFiles>,
+    /// Why the agent must stop.
+    ending: Option<String>,
+}
+
+/// What an owner is made of.
+pub(crate) struct Parts {
+    pub(crate) core: Core,
+    pub(crate) began: Instant,
+    pub(crate) work_dir: PathBuf,
+    pub(crate) inbox: mpsc::Receiver<Event>,
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) saves: mpsc::UnboundedSender<Save>,
+    pub(crate) preparer: Preparer,
+    pub(crate) executors: Executors,
+    pub(crate) garbage: Garbage,
+}
+
+/// Both clocks, as the core wants them.
+pub(crate) fn now(began: Instant) -> Now {
+    let wall_ns = match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(since) => i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
+        Err(_) => 0,
+    };
+    Now {
+        tick: Tick(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)),
+        wall_ns,
+    }
+}
+
+impl Owner {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            core: parts.core,
+            began: parts.began,
+            work_dir: parts.work_dir,
+            inbox: parts.inbox,
+            events: parts.events,
+            saves: parts.saves,
+            preparer: parts.preparer,
+            executors: parts.executors,
+            garbage: parts.garbage,
+            link: None,
+            next_key: 0,
+            pending: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            preparing: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            ending: None,
+        }
+    }
+
+    /// Until the agent is told to stop, or must; then the reason.
+    pub(crate) async fn run(mut self, cancel: CancellationToken) -> Option<String> {
+        self.follow_recovered_tasks();
+        let mut batch = Vec::with_capacity(BATCH);
+        while self.ending.is_none() {
+            let deadline = self.core.next_deadline();
+            let began = self.began;
+            let wake = async move {
+                match deadline {
+                    Some(Tick(tick)) => {
+                        let at = began + std::time::Duration::from_millis(tick);
+                        tokio::time::sleep_until(at.into()).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return None,
+                // A flood of events must not put the timers off.
+                () = wake => self.apply(Input::Tick),
+                count = self.inbox.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        return None;
+                    }
+                }
+            }
+            for event in batch.drain(..) {
+                self.on_event(event);
+            }
+        }
+        self.ending
+    }
+
+    /// Tasks that survived the agent's restart can be followed like any other.
+    fn follow_recovered_tasks(&mut self) {
+        for task in self.core.view().tasks {
+            if !task.state.is_terminal() && !task.sandbox.is_empty() {
+                self.hold(task.task, task.sandbox.as_str(), Phase::Ready);
+            }
+        }
+    }
+
+    fn hold(&mut self, task: TaskRef, sandbox: &str, phase: Phase) -> watch::Sender<Phase> {
+        let (phase, _) = watch::channel(phase);
+        let files = TaskFiles {
+            sandbox: self.work_dir.join(sandbox),
+            phase: phase.clone(),
+            pins: Vec::new(),
+        };
+        self.tasks.insert(task, files);
+        phase
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Core(input) => {
+                if let Input::ExecutorDisconnected { connection } = *input {
+                    self.connections.remove(&connection);
+                }
+                self.apply(*input);
+            }
+            Event::LinkUp {
+                link,
+                sender,
+                close,
+            } => {
+                self.link = Some(Link {
+                    number: link,
+                    sender,
+                    close,
+                });
+                self.apply(Input::LinkUp);
+            }
+            Event::LinkDown { link } => {
+                if self
+                    .link
+                    .as_ref()
+                    .is_some_and(|current| current.number == link)
+                {
+                    self.link = None;
+                    self.apply(Input::LinkDown);
+                }
+            }
+            Event::Subscribe {
+                call,
+                token,
+                media,
+                reply,
+            } => {
+                let (request, connection) = (RequestKey(self.mint()), ConnectionKey(self.mint()));
+                self.pending.insert(
+                    request,
+                    Pending::Subscribe {
+                        connection,
+                        media,
+                        reply,
+                    },
+                );
+                self.apply(Input::ExecutorSubscribe {
+                    request,
+                    connection,
+                    call: *call,
+                    token,
+                });
+            }
+            Event::Call { call, token, reply } => {
+                let request = RequestKey(self.mint());
+                self.pending.insert(request, Pending::Call(reply));
+                self.apply(Input::ExecutorCall {
+                    request,
+                    call: *call,
+                    token,
+                });
+            }
+            Event::Prepared {
+                task,
+                attempt,
+                outcome,
+            } => self.on_prepared(task, attempt, outcome),
+            Event::Locate { task, reply } => {
+                let located = self.locate(&task);
+                let _ = reply.send(located);
+            }
+            Event::View { reply } => {
+                let _ = reply.send(Box::new(self.core.view()));
+            }
+            Event::Failed(message) => self.ending = Some(message),
+        }
+    }
+
+    fn on_prepared(
+        &mut self,
+        task: TaskRef,
+        attempt: u64,
+        outcome: Result<Box<Ready>, PrepareError>,
+    ) {
+        // An attempt that was cancelled may have ended all the same; the core must not hear of it.
+        if self
+            .preparing
+            .get(&task)
+            .is_none_or(|current| current.attempt != attempt)
+        {
+            return;
+        }
+        self.preparing.remove(&task);
+        let result = match outcome {
+            Ok(ready) => {
+                if let Some(files) = self.tasks.get_mut(&task) {
+                    files.pins = ready.pins;
+                }
+                Ok(ready.plan)
+            }
+            Err(error) => {
+                tracing::info!(%task, %error, "the task cannot be made ready");
+                Err(PrepareFailure::from(error))
+            }
+        };
+        self.apply(Input::Prepared { task, result });
+    }
+
+    fn apply(&mut self, input: Input) {
+        for effect in self.core.apply(now(self.began), input) {
+            self.perform(effect);
+        }
+    }
+
+    fn mint(&mut self) -> u64 {
+        self.next_key += 1;
+        self.next_key
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::ToMaster(message) => self.send_to_master(message),
+            Effect::CloseLink => self.close_link(),
+            Effect::SaveAgentId { id } => self.save(Save::agent_id(&id)),
+            Effect::Save { key, path, value } => self.save(Save {
+                key: Some(key),
+                path,
+                value,
+            }),
+            Effect::Prepare {
+                task,
+                info,
+                framework,
+                container_id,
+                sandbox,
+            } => {
+                let phase = self.hold(task.clone(), &sandbox, Phase::Preparing);
+                let container_id = container_id.to_string();
+                self.prepare(
+                    task,
+                    Order {
+                        info,
+                        framework,
+                        container_id,
+                        sandbox,
+                        phase,
+                    },
+                );
+            }
+            Effect::CancelPrepare { task } => {
+                if let Some(preparing) = self.preparing.remove(&task) {
+                    preparing.abort.abort();
+                }
+            }
+            Effect::StartExecutor {
+                executor,
+                kind,
+                info,
+                framework,
+                sandbox,
+                token,
+                resources,
+                container_id: _,
+            } => {
+                self.executors.start(StartOrder {
+                    executor,
+                    kind,
+                    info,
+                    framework,
+                    sandbox,
+                    token,
+                    resources,
+                });
+            }
+            Effect::ResizeExecutor {
+                executor,
+                resources,
+            } => self.executors.resize(&executor, resources),
+            Effect::DestroyExecutor { executor } => self.executors.destroy(&executor),
+            Effect::ToExecutor { connection, event } => self.send_to_executor(connection, &event),
+            Effect::CloseExecutor { connection } => {
+                self.connections.remove(&connection);
+            }
+            Effect::AnswerExecutor {
+                request,
+                status,
+                message,
+            } => self.answer(request, status, message),
+            Effect::TaskEnded { task } => {
+                if let Some(files) = self.tasks.remove(&task) {
+                    files.phase.send_replace(Phase::Ended);
+                    self.garbage.ended(files.sandbox);
+                }
+            }
+            Effect::Exit { message } => self.ending = Some(message),
+        }
+    }
+
+    fn send_to_master(&mut self, message: ToMaster) {
+        let Some(link) = &self.link else { return };
+        if link.sender.try_send(message).is_err() {
+            // The master does not read, or the link is going down anyway; what matters is sent again on the next one.
+            link.close.cancel();
+        }
+    }
+
+    fn close_link(&mut self) {
+        if let Some(link) = &self.link {
+            link.close.cancel();
+        }
+    }
+
+    fn save(&mut self, save: Save) {
+        if self.saves.send(save).is_err() {
+            self.ending
+                .get_or_insert_with(|| "checkpoints cannot be written any more".to_owned());
+        }
+    }
+
+    fn prepare(&mut self, task: TaskRef, order: Order) {
+        let (preparer, events, attempt) = (self.preparer.clone(), self.events.clone(), self.mint());
+        let name = task.clone();
+        let preparation = tokio::spawn(async move {
+            let outcome = preparer.prepare(order).await.map(Box::new);
+            let _ = events
+                .send(Event::Prepared {
+                    task: name,
+                    attempt,
+                    outcome,
+                })
+                .await;
+        });
+        self.preparing.insert(
+            task,
+            Preparing {
+                attempt,
+                abort: preparation.abort_handle(),
+            },
+        );
+    }
+
+    fn send_to_executor(&mut self, key: ConnectionKey, event: &executor::Event) {
+        let Some(connection) = self.connections.get(&key) else {
+            return;
+        };
+        let record = recordio::encode(&media::encode(connection.media, event));
+        if connection.sender.try_send(record).is_err() {
+            tracing::warn!(
+                connection = key.0,
+                "an executor does not read its events and is disconnected"
+            );
+            self.connections.remove(&key);
+            let events = self.events.clone();
+            // Not from here: the core is in the middle of its effects.
+            tokio::spawn(async move {
+                let input = Input::ExecutorDisconnected { connection: key };
+                let _ = events.send(Event::Core(Box::new(input))).await;
+            });
+        }
+    }
+
+    fn answer(&mut self, request: RequestKey, status: u16, message: String) {
+        match self.pending.remove(&request) {
+            Some(Pending::Call(reply)) => reply.give(status, message),
+            Some(Pending::Subscribe {
+                connection,
+                media,
+                reply,
+            }) if status == 200 => {
+                let (sender, events) = mpsc::channel(EXECUTOR_QUEUE);
+                self.connections
+                    .insert(connection, Connection { sender, media });
+                // A client that has gone is noticed by its dropped stream.
+                let _ = reply.send(Subscription::Open { connection, events });
+            }
+            Some(Pending::Subscribe { reply, .. }) => {
+                let _ = reply.send(Subscription::Refused { status, message });
+            }
+            None => {}
+        }
+    }
+
+    fn locate(&mut self, task: &TaskRef) -> Option<Located> {
+        if !self.tasks.contains_key(task) {
+            let view = self
+                .core
+                .find_task(task)
+                .filter(|view| !view.sandbox.is_empty());
+            match view {
+                // A custom executor's task lives in its executor's sandbox.
+                Some(view) if !view.state.is_terminal() => {
+                    self.hold(task.clone(), &view.sandbox, Phase::Ready);
+                }
+                Some(view) => return Some(ended(self.work_dir.join(view.sandbox))),
+                None => return self.locate_on_disk(task),
+            }
+        }
+        let files = self.tasks.get(task)?;
+        Some(Located {
+            sandbox: files.sandbox.clone(),
+            phase: files.phase.subscribe(),
+        })
+    }
+
+    /// Tasks the core has forgotten leave their files for a while.
+    fn locate_on_disk(&self, task: &TaskRef) -> Option<Located> {
+        let agent = self.core.agent_id()?;
+        check_id("framework id", task.framework.as_str()).ok()?;
+        check_id("task id", task.task.as_str()).ok()?;
+        let path = format!(
+            "slaves/{agent}/frameworks/{}/executors/{}/runs/latest",
+            task.framework, task.task
+        );
+        let sandbox = self.work_dir.join(path);
+        sandbox.is_dir().then(|| ended(sandbox))
+    }
+}
+
+fn ended(sandbox: PathBuf) -> Located {
+    Located {
+        sandbox,
+        phase: watch::channel(Phase::Ended).1,
+    }
+}
+
+/// The executors the core still counts on.
+pub(crate) fn known_executors(view: &AgentView) -> Vec<ExecutorRef> {
+    view.executors
+        .iter()
+        .map(|executor| executor.executor.clone())
+        .collect()
+}
+
+/// The sandboxes that must not be taken for garbage.
+pub(crate) fn live_sandboxes(view: &AgentView) -> Vec<String> {
+    let tasks = view
+        .tasks
+        .iter()
+        .filter(|task| !task.state.is_terminal())
+        .map(|task| task.sandbox.clone());
+    tasks
+        .chain(
+            view.executors
+                .iter()
+                .map(|executor| executor.sandbox.clone()),
+        )
+        .collect()
+}
+
+/// For the state page: a state's name as the wire has it.
+pub(crate) fn state_name(state: v1::TaskState) -> &'static str {
+    state.as_str_name()
+}

@@ -1,0 +1,1014 @@
+//! Makes a task ready to run: its sandbox, what it fetches, which of its bodies runs, and the plan the executor gets.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tepui_agent_core::PrepareFailure;
+use tepui_api::ext::{LaunchPlan, launch_plan};
+use tepui_api::v1::{self, command_info::Uri, environment, task_status::Reason};
+use tokio::sync::watch;
+
+use crate::compile::{CompileError, Compiler};
+use crate::confine::Directory;
+use crate::fetcher::{FetchError, Fetcher, Wanted};
+use crate::files::Phase;
+use crate::kind::{self, Format, WordsError};
+use crate::sandbox;
+use crate::store::{self, Pin};
+
+/// What a native command finds its programs by, unless it says otherwise.
+pub(crate) const DEFAULT_PATH: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The limit by which a task asks to be metered.
+const FUEL: &str = "fuel";
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PrepareError {
+    #[error("the sandbox could not be made: {0}")]
+    Sandbox(String),
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("unpacking '{uri}' failed: {cause}")]
+    Unpack { uri: String, cause: String },
+    #[error("'{name}' could not be put into the sandbox: {cause}")]
+    Place { name: String, cause: String },
+    #[error("the task has no command")]
+    NoCommand,
+    #[error("the command has no value, and its URIs do not say which file to run")]
+    NoProgram,
+    #[error(transparent)]
+    Words(#[from] WordsError),
+    #[error("'{name}' is a component; components are not supported yet")]
+    Component { name: String },
+    #[error("'{name}' is to run as wasm but is no wasm module")]
+    NotWasm { name: String },
+    #[error("the variable '{name}' refers to a secret, which this agent cannot resolve")]
+    Secret { name: String },
+    #[error("{0}")]
+    Compile(#[from] CompileError),
+}
+
+impl From<PrepareError> for PrepareFailure {
+    fn from(error: PrepareError) -> Self {
+        Self {
+            reason: Reason::ContainerLaunchFailed,
+            message: error.to_string(),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) info: Arc<v1::TaskInfo>,
+    pub(crate) framework: Arc<v1::FrameworkInfo>,
+    pub(crate) container_id: String,
+    /// Relative to the work directory.
+    pub(crate) sandbox: String,
+    pub(crate) phase: watch::Sender<Phase>,
+}
+
+/// A plan, and what must stay in the stores while it is carried out.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) plan: LaunchPlan,
+    pub(crate) pins: Vec<Pin>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Preparer {
+    pub(crate) work_dir: PathBuf,
+    pub(crate) fetcher: Fetcher,
+    pub(crate) compiler: Compiler,
+}
+
+/// One fetched file that is not in the sandbox yet.
+#[derive(Debug, Clone)]
+struct Fetched {
+    wanted: Wanted,
+    pin: Pin,
+}
+
+/// The file a task runs, if the agent knows it.
+#[derive(Debug)]
+struct Program {
+    name: String,
+    format: Format,
+    pin: Pin,
+}
+
+/// A command's arguments, in the two readings they have.
+#[derive(Debug, Clone, Default)]
+struct CommandLine {
+    value: Option<String>,
+    shell: bool,
+    arguments: Vec<String>,
+}
+
+impl CommandLine {
+    fn of(command: Option<&v1::CommandInfo>) -> Self {
+        let Some(command) = command else {
+            return Self {
+                shell: true,
+                ..Self::default()
+            };
+        };
+        Self {
+            value: command
+                .value
+                .clone()
+                .filter(|value| !value.trim().is_empty()),
+            shell: command.shell.unwrap_or(true),
+            arguments: command.arguments.clone(),
+        }
+    }
+
+    /// The word that names the program, as written.
+    fn program(&self) -> Option<&str> {
+        let value = self.value.as_deref()?;
+        if self.shell {
+            kind::first_word(value)
+        } else {
+            Some(value)
+        }
+    }
+
+    /// A guest's argument vector: the program's name and what follows.
+    fn guest_arguments(
+        &self,
+        program: &str,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Vec<String>, WordsError> {
+        let mut vector = match &self.value {
+            Some(value) if self.shell => kind::split_words(value, environment)?,
+            Some(value) => vec![value.clone()],
+            None => vec![program.to_owned()],
+        };
+        // In Mesos the first argument of a command without shell is the program's name once more; others leave it out.
+        let base = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
+        let repeats = |first: &String| vector.first().is_some_and(|name| base(name) == base(first));
+        let skip = usize::from(!self.shell && self.arguments.first().is_some_and(repeats));
+        vector.extend(self.arguments.iter().skip(skip).cloned());
+        Ok(vector)
+    }
+
+    /// A process's argument vector.
+    fn native_arguments(&self) -> Option<Vec<String>> {
+        let value = self.value.clone()?;
+        if self.shell {
+            return Some(vec!["/bin/sh".to_owned(), "-c".to_owned(), value]);
+        }
+        // The first argument is what the program is told its name is; the file to run is the value.
+        Some(
+            std::iter::once(value)
+                .chain(self.arguments.iter().skip(1).cloned())
+                .collect(),
+        )
+    }
+}
+
+impl Preparer {
+    pub(crate) async fn prepare(&self, order: Order) -> Result<Ready, PrepareError> {
+        let wasm = order
+            .info
+            .container
+            .as_ref()
+            .and_then(|container| container.wasm.as_ref());
+        let command = order.info.command.as_ref();
+        let artifact = wasm.and_then(|wasm| wasm.artifact.as_ref());
+        let uris: Vec<&Uri> = command
+            .iter()
+            .flat_map(|command| &command.uris)
+            .chain(artifact)
+            .collect();
+        let (made, fetched) = tokio::join!(self.make_sandbox(&order), self.fetch_all(&uris));
+        let (path, fetched) = (made?, fetched?);
+        let asked_for_wasm = order.info.container.as_ref().is_some_and(|container| {
+            container.r#type == i32::from(v1::container_info::Type::Wasm)
+                || container.wasm.is_some()
+        });
+        let outcome = self
+            .choose(&order, &path, fetched, artifact.is_some(), asked_for_wasm)
+            .await;
+        let fallback = wasm.and_then(|wasm| wasm.fallback.as_ref());
+        match (outcome, fallback) {
+            (Err(error), Some(fallback)) if can_fall_back(&error) => {
+                self.fall_back(&order, &path, fallback, &error).await
+            }
+            (outcome, _) => outcome,
+        }
+    }
+
+    async fn choose(
+        &self,
+        order: &Order,
+        path: &Path,
+        fetched: Vec<Fetched>,
+        has_artifact: bool,
+        asked_for_wasm: bool,
+    ) -> Result<Ready, PrepareError> {
+        let line = CommandLine::of(order.info.command.as_ref());
+        let direct = direct_program(&line, &fetched, has_artifact)?;
+        // A module stays in the store: no copy for each of a thousand tasks, and nobody can change what was compiled.
+        let module = direct
+            .as_ref()
+            .filter(|(_, program)| program.format.is_wasm())
+            .map(|(index, _)| *index);
+        let placed: Vec<Fetched> = fetched
+            .into_iter()
+            .enumerate()
+            .filter(|(index, _)| Some(*index) != module)
+            .map(|(_, one)| one)
+            .collect();
+        place_all(path, placed).await?;
+        let program = match direct {
+            Some((_, program)) => Some(program),
+            None => self.indirect_program(&line, path).await?,
+        };
+        match program {
+            Some(program) if program.format.is_wasm() => {
+                self.wasm_plan(order, path, &line, program).await
+            }
+            Some(program) if has_artifact || asked_for_wasm => {
+                Err(PrepareError::NotWasm { name: program.name })
+            }
+            Some(program) => {
+                let mut line = line;
+                if line.value.is_none() {
+                    // The sole fetched file is the program; it runs from where it was put.
+                    line.shell = false;
+                    line.value = Some(format!("./{}", program.name));
+                }
+                native_plan(
+                    order,
+                    path,
+                    order.info.command.as_ref(),
+                    &line,
+                    "the program is no wasm module".to_owned(),
+                )
+            }
+            None if asked_for_wasm => Err(PrepareError::NotWasm {
+                name: line.program().unwrap_or("the command").to_owned(),
+            }),
+            None => {
+                let reason = "the command names no wasm module".to_owned();
+                native_plan(order, path, order.info.command.as_ref(), &line, reason)
+            }
+        }
+    }
+
+    async fn wasm_plan(
+        &self,
+        order: &Order,
+        path: &Path,
+        line: &CommandLine,
+        program: Program,
+    ) -> Result<Ready, PrepareError> {
+        if program.format == Format::Component {
+            return Err(PrepareError::Component { name: program.name });
+        }
+        let environment = environment_of(order, path, order.info.command.as_ref(), false)?;
+        let arguments = line.guest_arguments(&program.name, &environment)?;
+        let metered = order.info.limits.contains_key(FUEL);
+        let compiled = self.compiler.compile(&program.pin, metered).await?;
+        let text = |path: PathBuf| path.to_string_lossy().into_owned();
+        let plan = LaunchPlan {
+            body: launch_plan::Body::Wasm.into(),
+            reason: Some(format!("'{}' is a wasm module", program.name)),
+            sandbox: path.to_string_lossy().into_owned(),
+            container_id: order.container_id.clone(),
+            module_path: Some(text(program.pin.path())),
+            module_sha256: Some(program.pin.name().to_owned()),
+            compiled_path: Some(text(compiled.path())),
+            metered: Some(metered),
+            arguments,
+            environment: variables(environment),
+        };
+        Ok(Ready {
+            plan,
+            pins: vec![program.pin, compiled],
+        })
+    }
+
+    async fn fall_back(
+        &self,
+        order: &Order,
+        path: &Path,
+        fallback: &v1::CommandInfo,
+        error: &PrepareError,
+    ) -> Result<Ready, PrepareError> {
+        let uris: Vec<&Uri> = fallback.uris.iter().collect();
+        place_all(path, self.fetch_all(&uris).await?).await?;
+        let reason = format!("the wasm body cannot run: {error}");
+        native_plan(
+            order,
+            path,
+            Some(fallback),
+            &CommandLine::of(Some(fallback)),
+            reason,
+        )
+    }
+
+    async fn make_sandbox(&self, order: &Order) -> Result<PathBuf, PrepareError> {
+        let (work_dir, name) = (self.work_dir.clone(), order.sandbox.clone());
+        let made = tokio::task::spawn_blocking(move || sandbox::create(&work_dir, &name)).await;
+        let path = match made {
+            Ok(Ok(path)) => path,
+            Ok(Err(error)) => return Err(PrepareError::Sandbox(error.to_string())),
+            Err(error) => return Err(PrepareError::Sandbox(error.to_string())),
+        };
+        order.phase.send_if_modified(|phase| {
+            let first = *phase == Phase::Preparing;
+            if first {
+                *phase = Phase::Ready;
+            }
+            first
+        });
+        Ok(path)
+    }
+
+    async fn fetch_all(&self, uris: &[&Uri]) -> Result<Vec<Fetched>, PrepareError> {
+        let fetches = uris.iter().map(|uri| async {
+            let wanted = Wanted::parse(uri)?;
+            let pin = self.fetcher.fetch(&wanted).await?;
+            Ok::<_, PrepareError>(Fetched { wanted, pin })
+        });
+        futures::future::try_join_all(fetches).await
+    }
+
+    /// Fetches what a custom executor's command names and puts it into its sandbox.
+    pub(crate) async fn furnish(&self, path: &Path, uris: &[Uri]) -> Result<(), PrepareError> {
+        let uris: Vec<&Uri> = uris.iter().collect();
+        place_all(path, self.fetch_all(&uris).await?).await
+    }
+
+    /// A program that came out of an archive, or lies on this machine.
+    async fn indirect_program(
+        &self,
+        line: &CommandLine,
+        path: &Path,
+    ) -> Result<Option<Program>, PrepareError> {
+        let Some(name) = line.program().map(str::to_owned) else {
+            return Ok(None);
+        };
+        // A shell's first word names a file of the sandbox only if it has that form; `echo` is nobody's file.
+        let (fetcher, path, shell) = (self.fetcher.clone(), path.to_path_buf(), line.shell);
+        let found = tokio::task::spawn_blocking(move || {
+            let file = if name.starts_with('/') && !shell {
+                // Pipes and devices are not programs and are not opened.
+                Path::new(&name)
+                    .metadata()
+                    .ok()
+                    .filter(std::fs::Metadata::is_file)?;
+                File::open(&name).ok()?
+            } else {
+                Directory::open(&path)
+                    .ok()?
+                    .open_file(Path::new(&name))
+                    .ok()?
+            };
+            let mut file = file;
+            let format = Format::of(&name, &beginning(&mut file).ok()?);
+            if !format.is_wasm() {
+                return None;
+            }
+            io::Seek::rewind(&mut file).ok()?;
+            Some(fetcher.ingest(&name, &mut file).map(|pin| Program {
+                name: name.clone(),
+                format,
+                pin,
+            }))
+        });
+        match found.await {
+            Ok(Some(program)) => Ok(Some(program?)),
+            Ok(None) => Ok(None),
+            Err(error) => Err(PrepareError::Sandbox(error.to_string())),
+        }
+    }
+}
+
+/// Whether another body could do better.
+fn can_fall_back(error: &PrepareError) -> bool {
+    matches!(
+        error,
+        PrepareError::Compile(_) | PrepareError::Component { .. } | PrepareError::NotWasm { .. }
+    )
+}
+
+/// The program among the fetched files, with its place.
+fn direct_program(
+    line: &CommandLine,
+    fetched: &[Fetched],
+    has_artifact: bool,
+) -> Result<Option<(usize, Program)>, PrepareError> {
+    let index = if has_artifact {
+        fetched.len().checked_sub(1)
+    } else if let Some(word) = line.program() {
+        let word = Path::new(word.strip_prefix("./").unwrap_or(word));
+        fetched
+            .iter()
+            .position(|one| one.wanted.archive.is_none() && one.wanted.name == word)
+    } else if let [sole] = fetched {
+        if sole.wanted.archive.is_some() {
+            return Err(PrepareError::NoProgram);
+        }
+        Some(0)
+    } else if fetched.is_empty() {
+        None
+    } else {
+        return Err(PrepareError::NoProgram);
+    };
+    let Some(index) = index else { return Ok(None) };
+    let one = &fetched[index];
+    let name = one.wanted.name.to_string_lossy().into_owned();
+    let first = File::open(one.pin.path()).and_then(|mut file| beginning(&mut file));
+    let first = first.map_err(|error| PrepareError::Place {
+        name: name.clone(),
+        cause: error.to_string(),
+    })?;
+    let format = Format::of(&name, &first);
+    // Handing such a file to the system, or its shell, could only end in something nobody meant.
+    if !format.is_wasm()
+        && Path::new(&name)
+            .extension()
+            .is_some_and(|ending| ending == "wasm")
+    {
+        return Err(PrepareError::NotWasm { name });
+    }
+    Ok(Some((
+        index,
+        Program {
+            name,
+            format,
+            pin: one.pin.clone(),
+        },
+    )))
+}
+
+fn beginning(file: &mut File) -> io::Result<Vec<u8>> {
+    let mut first = Vec::with_capacity(kind::MAGIC_BYTES);
+    file.take(kind::MAGIC_BYTES as u64)
+        .read_to_end(&mut first)?;
+    Ok(first)
+}
+
+async fn place_all(path: &Path, fetched: Vec<Fetched>) -> Result<(), PrepareError> {
+    if fetched.is_empty() {
+        return Ok(());
+    }
+    let path = path.to_path_buf();
+    let placing = tokio::task::spawn_blocking(move || {
+        let directory =
+            Directory::open(&path).map_err(|error| PrepareError::Sandbox(error.to_string()))?;
+        fetched.iter().try_for_each(|one| place(&directory, one))
+    });
+    placing
+        .await
+        .map_err(|error| PrepareError::Sandbox(error.to_string()))?
+}
+
+/// Puts one file where the task looks for it. As in Mesos, an archive's own file is left there too unless it came from
+/// the cache.
+fn place(directory: &Directory, one: &Fetched) -> Result<(), PrepareError> {
+    let wanted = &one.wanted;
+    if wanted.archive.is_none() || !wanted.cache {
+        let mode = if wanted.executable { 0o755 } else { 0o644 };
+        let placed = directory
+            .create_file(&wanted.name, mode)
+            .and_then(|file| store::copy_to(&one.pin.path(), file));
+        placed.map_err(|error| PrepareError::Place {
+            name: wanted.name.display().to_string(),
+            cause: match error.kind() {
+                io::ErrorKind::StorageFull => "the disk is full".to_owned(),
+                _ => error.to_string(),
+            },
+        })?;
+    }
+    match wanted.archive {
+        Some(archive) => archive
+            .extract(&one.pin.path(), &wanted.name.to_string_lossy(), directory)
+            .map_err(|error| PrepareError::Unpack {
+                uri: wanted.uri.clone(),
+                cause: error.to_string(),
+            }),
+        None => Ok(()),
+    }
+}
+
+fn native_plan(
+    order: &Order,
+    path: &Path,
+    command: Option<&v1::CommandInfo>,
+    line: &CommandLine,
+    reason: String,
+) -> Result<Ready, PrepareError> {
+    let arguments = match line.native_arguments() {
+        Some(arguments) => arguments,
+        // With an executor of its own, a task need not have a command.
+        None if order.info.executor.is_some() => Vec::new(),
+        None => return Err(PrepareError::NoCommand),
+    };
+    let environment = environment_of(order, path, command, true)?;
+    let plan = LaunchPlan {
+        body: launch_plan::Body::Native.into(),
+        reason: Some(reason),
+        sandbox: path.to_string_lossy().into_owned(),
+        container_id: order.container_id.clone(),
+        arguments,
+        environment: variables(environment),
+        ..LaunchPlan::default()
+    };
+    Ok(Ready {
+        plan,
+        pins: Vec::new(),
+    })
+}
+
+/// The whole environment of a task: nothing of the agent's own is in it.
+fn environment_of(
+    order: &Order,
+    path: &Path,
+    command: Option<&v1::CommandInfo>,
+    native: bool,
+) -> Result<BTreeMap<String, String>, PrepareError> {
+    let task_id = order.info.task_id.value.clone();
+    let directory = path.to_string_lossy().into_owned();
+    let framework_id = order
+        .framework
+        .id
+        .as_ref()
+        .map(|id| id.value.clone())
+        .unwrap_or_default();
+    let mut environment = BTreeMap::from([
+        ("MESOS_SANDBOX".to_owned(), directory.clone()),
+        ("MESOS_DIRECTORY".to_owned(), directory),
+        ("MESOS_FRAMEWORK_ID".to_owned(), framework_id),
+        ("MESOS_EXECUTOR_ID".to_owned(), task_id.clone()),
+        ("MESOS_TASK_ID".to_owned(), task_id),
+        ("MESOS_ALLOCATION_ROLE".to_owned(), allocation_role(order)),
+    ]);
+    if native {
+        environment.insert("PATH".to_owned(), DEFAULT_PATH.to_owned());
+    }
+    add_variables(&mut environment, command)?;
+    Ok(environment)
+}
+
+/// Adds what a command sets, which goes before everything else.
+pub(crate) fn add_variables(
+    environment: &mut BTreeMap<String, String>,
+    command: Option<&v1::CommandInfo>,
+) -> Result<(), PrepareError> {
+    let set = command.and_then(|command| command.environment.as_ref());
+    for variable in set.iter().flat_map(|set| &set.variables) {
+        let secret = variable.secret.as_ref();
+        let value = match (&variable.value, secret) {
+            (Some(value), _) => value.clone(),
+            (
+                None,
+                Some(v1::Secret {
+                    value: Some(secret),
+                    ..
+                }),
+            ) => String::from_utf8_lossy(&secret.data).into_owned(),
+            (None, Some(_)) => {
+                return Err(PrepareError::Secret {
+                    name: variable.name.clone(),
+                });
+            }
+            (None, None) => String::new(),
+        };
+        environment.insert(variable.name.clone(), value);
+    }
+    Ok(())
+}
+
+fn allocation_role(order: &Order) -> String {
+    let allocated = order
+        .info
+        .resources
+        .iter()
+        .find_map(|resource| resource.allocation_info.as_ref()?.role.clone());
+    allocated
+        .or_else(|| tepui_api::roles_of(&order.framework).into_iter().next())
+        .unwrap_or_else(|| "*".to_owned())
+}
+
+fn variables(environment: BTreeMap<String, String>) -> Vec<environment::Variable> {
+    let variable = |(name, value)| environment::Variable {
+        name,
+        value: Some(value),
+        ..Default::default()
+    };
+    environment.into_iter().map(variable).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
+
+    use tepui_api::ext::WasmInfo;
+
+    use super::*;
+    use crate::compile::CompileLimits;
+    use crate::store::Store;
+    use crate::testing::{Reply, TestServer};
+
+    const MODULE: &[u8] = b"\0asm\x01\0\0\0 rest";
+    const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
+
+    struct Bench {
+        directory: tempfile::TempDir,
+        server: TestServer,
+        preparer: Preparer,
+    }
+
+    async fn bench() -> Bench {
+        with_compiler("cp \"$3\" \"$5\"").await
+    }
+
+    async fn with_compiler(script: &str) -> Bench {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("program");
+        let keys =
+            r#"if [ "$2" = --print-key ]; then echo '{"plain":"p","metered":"m"}'; exit; fi"#;
+        std::fs::write(
+            &program,
+            format!("#!/bin/sh\nPATH=/usr/bin:/bin\n{keys}\n{script}\n"),
+        )
+        .unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let store = |name: &str| Store::open(directory.path().join(name), 1 << 20).unwrap();
+        let limits = CompileLimits {
+            workers: 1,
+            time: Duration::from_secs(60),
+            memory_bytes: 1 << 30,
+            module_bytes: 1 << 20,
+        };
+        let preparer = Preparer {
+            work_dir: directory.path().to_path_buf(),
+            fetcher: Fetcher::new(store("fetch"), Duration::from_secs(5)).unwrap(),
+            compiler: Compiler::new(program, store("compiled"), limits),
+        };
+        Bench {
+            preparer,
+            server: TestServer::start().await,
+            directory,
+        }
+    }
+
+    const SANDBOX: &str = "slaves/s/frameworks/f/executors/t/runs/c";
+
+    impl Bench {
+        fn serve(&self, name: &str, bytes: &[u8]) -> Uri {
+            let path = format!("/{name}");
+            self.server.reply(&path, Reply::bytes(bytes.to_vec()));
+            Uri {
+                value: self.server.url(&path),
+                ..Default::default()
+            }
+        }
+
+        async fn prepare(&self, info: v1::TaskInfo) -> Result<Ready, PrepareError> {
+            let framework = v1::FrameworkInfo {
+                id: Some(v1::FrameworkId {
+                    value: "f".to_owned(),
+                }),
+                ..Default::default()
+            };
+            let order = Order {
+                info: Arc::new(info),
+                framework: Arc::new(framework),
+                container_id: "c".to_owned(),
+                sandbox: SANDBOX.to_owned(),
+                phase: watch::channel(Phase::Preparing).0,
+            };
+            self.preparer.prepare(order).await
+        }
+
+        async fn command(&self, command: v1::CommandInfo) -> Result<Ready, PrepareError> {
+            self.prepare(task(command)).await
+        }
+
+        fn sandboxed(&self, name: &str) -> PathBuf {
+            self.directory.path().join(SANDBOX).join(name)
+        }
+    }
+
+    fn task(command: v1::CommandInfo) -> v1::TaskInfo {
+        v1::TaskInfo {
+            task_id: v1::TaskId {
+                value: "t".to_owned(),
+            },
+            command: Some(command),
+            ..Default::default()
+        }
+    }
+
+    fn command(value: &str, uris: Vec<Uri>) -> v1::CommandInfo {
+        v1::CommandInfo {
+            value: (!value.is_empty()).then(|| value.to_owned()),
+            uris,
+            ..Default::default()
+        }
+    }
+
+    fn is_wasm(ready: &Ready) -> bool {
+        ready.plan.body == i32::from(launch_plan::Body::Wasm)
+    }
+
+    fn variable(ready: &Ready, name: &str) -> Option<String> {
+        ready
+            .plan
+            .environment
+            .iter()
+            .find(|variable| variable.name == name)?
+            .value
+            .clone()
+    }
+
+    fn tgz(entries: &[(&str, &[u8])]) -> Vec<u8> {
+        let encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let mut builder = tar::Builder::new(encoder);
+        for (name, body) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(body.len() as u64);
+            header.set_mode(0o755);
+            builder.append_data(&mut header, name, *body).unwrap();
+        }
+        builder.into_inner().unwrap().finish().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_command_line_whose_first_word_is_a_fetched_module_runs_as_wasm() {
+        let bench = bench().await;
+        let uri = bench.serve("hello.wasm", MODULE);
+        let ready = bench
+            .command(command("./hello.wasm 'a b' $MESOS_TASK_ID", vec![uri]))
+            .await
+            .unwrap();
+        assert!(is_wasm(&ready));
+        assert_eq!(ready.plan.arguments, ["./hello.wasm", "a b", "t"]);
+        assert_eq!(
+            std::fs::read(ready.plan.module_path.as_ref().unwrap()).unwrap(),
+            MODULE
+        );
+        assert_eq!(
+            std::fs::read(ready.plan.compiled_path.as_ref().unwrap()).unwrap(),
+            MODULE
+        );
+        assert_eq!(ready.plan.metered, Some(false));
+        assert_eq!(ready.pins.len(), 2);
+        assert_eq!(variable(&ready, "PATH"), None);
+        assert_eq!(variable(&ready, "MESOS_FRAMEWORK_ID").as_deref(), Some("f"));
+        assert!(bench.sandboxed("stdout").exists());
+    }
+
+    #[tokio::test]
+    async fn a_sole_fetched_module_is_the_program_whatever_it_is_called() {
+        let bench = bench().await;
+        let uri = bench.serve("tool", MODULE);
+        let arguments = vec!["x".to_owned()];
+        let ready = bench
+            .command(v1::CommandInfo {
+                arguments,
+                ..command("", vec![uri])
+            })
+            .await
+            .unwrap();
+        assert!(is_wasm(&ready));
+        assert_eq!(ready.plan.arguments, ["tool", "x"]);
+    }
+
+    #[tokio::test]
+    async fn without_a_shell_the_first_argument_may_repeat_the_programs_name() {
+        let bench = bench().await;
+        for (arguments, expected) in [
+            (vec!["a"], vec!["m.wasm", "a"]),
+            (vec!["m.wasm", "a"], vec!["m.wasm", "a"]),
+        ] {
+            let uri = bench.serve("m.wasm", MODULE);
+            let command = v1::CommandInfo {
+                shell: Some(false),
+                arguments: arguments.into_iter().map(str::to_owned).collect(),
+                ..command("m.wasm", vec![uri])
+            };
+            assert_eq!(
+                bench.command(command).await.unwrap().plan.arguments,
+                expected
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_module_out_of_an_archive_is_found_too() {
+        let bench = bench().await;
+        let uri = bench.serve(
+            "app.tar.gz",
+            &tgz(&[("bin/app.wasm", MODULE), ("data", b"data")]),
+        );
+        let ready = bench
+            .command(command("bin/app.wasm", vec![uri]))
+            .await
+            .unwrap();
+        assert!(is_wasm(&ready));
+        assert!(
+            Path::new(ready.plan.module_path.as_ref().unwrap())
+                .starts_with(bench.directory.path().join("fetch"))
+        );
+        assert_eq!(std::fs::read(bench.sandboxed("data")).unwrap(), b"data");
+        assert!(bench.sandboxed("app.tar.gz").exists());
+    }
+
+    #[tokio::test]
+    async fn an_archive_from_the_cache_leaves_only_its_content() {
+        let bench = bench().await;
+        let uri = Uri {
+            cache: Some(true),
+            ..bench.serve("app.tgz", &tgz(&[("data", b"data")]))
+        };
+        bench.command(command("true", vec![uri])).await.unwrap();
+        assert!(bench.sandboxed("data").exists() && !bench.sandboxed("app.tgz").exists());
+    }
+
+    #[tokio::test]
+    async fn a_hostile_archive_fails_the_task_with_a_sentence() {
+        let bench = bench().await;
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.as_old_mut().name[..10].copy_from_slice(b"../planted");
+        header.set_size(0);
+        header.set_cksum();
+        builder.append(&header, io::empty()).unwrap();
+        let uri = bench.serve("evil.tar", &builder.into_inner().unwrap());
+        let text = bench
+            .command(command("true", vec![uri]))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            text.contains("'../planted' would be unpacked outside the sandbox"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_native_command_gets_its_files_a_path_and_its_variables() {
+        let bench = bench().await;
+        let uri = Uri {
+            executable: Some(true),
+            output_file: Some("bin/run".to_owned()),
+            ..bench.serve("run.sh", b"#!/bin/sh\n")
+        };
+        let variables = vec![environment::Variable {
+            name: "GREETING".to_owned(),
+            value: Some("hi".to_owned()),
+            ..Default::default()
+        }];
+        let environment = Some(v1::Environment { variables });
+        let line = "bin/run | cat";
+        let command = v1::CommandInfo {
+            environment,
+            ..command(line, vec![uri])
+        };
+        let ready = bench.command(command).await.unwrap();
+        assert!(!is_wasm(&ready));
+        assert_eq!(ready.plan.arguments, ["/bin/sh", "-c", line]);
+        assert_eq!(variable(&ready, "GREETING").as_deref(), Some("hi"));
+        assert_eq!(variable(&ready, "PATH").as_deref(), Some(DEFAULT_PATH));
+        assert_eq!(variable(&ready, "HOME"), None);
+        assert_eq!(
+            bench
+                .sandboxed("bin/run")
+                .metadata()
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777,
+            0o755
+        );
+    }
+
+    #[tokio::test]
+    async fn a_native_vector_runs_the_value_and_drops_the_name_it_is_told() {
+        let bench = bench().await;
+        let arguments = ["ls", "-l"].map(str::to_owned).to_vec();
+        let command = v1::CommandInfo {
+            shell: Some(false),
+            arguments,
+            ..command("/bin/ls", vec![])
+        };
+        assert_eq!(
+            bench.command(command).await.unwrap().plan.arguments,
+            ["/bin/ls", "-l"]
+        );
+        let none = bench.command(v1::CommandInfo::default()).await.unwrap_err();
+        assert!(matches!(none, PrepareError::NoCommand), "{none}");
+    }
+
+    #[tokio::test]
+    async fn a_component_is_refused_by_name() {
+        let bench = bench().await;
+        let uri = bench.serve("c.wasm", COMPONENT);
+        let text = bench
+            .command(command("c.wasm", vec![uri]))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            text,
+            "'c.wasm' is a component; components are not supported yet"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_fuel_limit_asks_for_metered_code() {
+        let bench = bench().await;
+        let uri = bench.serve("m.wasm", MODULE);
+        let mut info = task(command("m.wasm", vec![uri]));
+        info.limits
+            .insert("fuel".to_owned(), v1::value::Scalar { value: 1e6 });
+        let ready = bench.prepare(info).await.unwrap();
+        assert_eq!(ready.plan.metered, Some(true));
+        assert!(ready.plan.compiled_path.unwrap().ends_with("-m.cwasm"));
+    }
+
+    fn wasm_task(artifact: Uri, fallback: Option<v1::CommandInfo>) -> v1::TaskInfo {
+        let wasm = WasmInfo {
+            artifact: Some(artifact),
+            fallback,
+            ..Default::default()
+        };
+        let container = v1::ContainerInfo {
+            r#type: v1::container_info::Type::Wasm.into(),
+            wasm: Some(wasm),
+            ..Default::default()
+        };
+        let task_id = v1::TaskId {
+            value: "t".to_owned(),
+        };
+        v1::TaskInfo {
+            task_id,
+            container: Some(container),
+            ..Default::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_artifact_needs_no_command() {
+        let bench = bench().await;
+        let ready = bench
+            .prepare(wasm_task(bench.serve("a.wasm", MODULE), None))
+            .await
+            .unwrap();
+        assert!(is_wasm(&ready));
+        assert_eq!(ready.plan.arguments, ["a.wasm"]);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_run_as_wasm_falls_back_and_says_why() {
+        let bench = with_compiler(
+            r#"echo '{"error":"import","message":"missing import env::foo"}'; exit 1"#,
+        )
+        .await;
+        let fallback = command("./native", vec![bench.serve("native", b"#!/bin/sh\n")]);
+        let ready = bench
+            .prepare(wasm_task(bench.serve("a.wasm", MODULE), Some(fallback)))
+            .await
+            .unwrap();
+        assert!(!is_wasm(&ready));
+        assert_eq!(
+            ready.plan.reason.as_deref(),
+            Some("the wasm body cannot run: missing import env::foo")
+        );
+        assert!(bench.sandboxed("native").exists());
+        let alone = bench
+            .prepare(wasm_task(bench.serve("a.wasm", MODULE), None))
+            .await
+            .unwrap_err();
+        let failure = PrepareFailure::from(alone);
+        assert_eq!(failure.reason, Reason::ContainerLaunchFailed);
+        assert_eq!(failure.message, "missing import env::foo");
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_fails_is_the_tasks_failure() {
+        let bench = bench().await;
+        let uri = Uri {
+            value: bench.server.url("/nothing"),
+            ..Default::default()
+        };
+        let text = bench
+            .command(command("true", vec![uri]))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            text.ends_with("/nothing' failed: the server answered 404 Not Found"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,262 @@
+//! Puts an agent together, runs it, and takes it apart again in order.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tepui_agent_core::Core;
+use tepui_api::v1;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::checkpoint;
+use crate::compile::{CompileLimits, Compiler, compiled_directory};
+use crate::config::Config;
+use crate::containment::Layout;
+use crate::detect;
+use crate::executors::{Executors, Settings};
+use crate::fetcher::Fetcher;
+use crate::files::FilesContext;
+use crate::gc::Garbage;
+use crate::http::{About, Site, router};
+use crate::link::{Authority, LinkSettings, keep_linked};
+use crate::owner::{Owner, Parts, known_executors, live_sandboxes, now};
+use crate::prepare::Preparer;
+use crate::store::Store;
+use crate::watch::Watcher;
+
+/// Events that may wait for the owner before those who send them have to.
+const INBOX: usize = 65_536;
+/// How long open requests may take to end when the agent stops.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// The longest path a unix socket can be bound to, less the final zero.
+const LONGEST_SOCKET_PATH: usize = 107;
+const SOCKET: &str = "agent.sock";
+
+/// An agent that runs.
+#[derive(Debug)]
+pub struct Running {
+    /// Where the executor API listens.
+    pub address: SocketAddr,
+    /// The same on a unix socket.
+    pub socket: PathBuf,
+    finished: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Running {
+    /// Until the agent has stopped; an error if it was not asked to.
+    pub async fn wait(self) -> anyhow::Result<()> {
+        self.finished.await?
+    }
+}
+
+/// Runs an agent until its token is cancelled.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    start(config).await?.wait().await
+}
+
+/// Starts an agent; it runs in tasks of the present runtime.
+pub async fn start(config: Config) -> anyhow::Result<Running> {
+    let began = Instant::now();
+    let masters = Authority::parse_list(&config.master)?;
+    std::fs::create_dir_all(&config.work_dir).with_context(|| {
+        format!(
+            "the work directory {} cannot be made",
+            config.work_dir.display()
+        )
+    })?;
+    let work_dir = config.work_dir.canonicalize()?;
+    let program = match &config.program {
+        Some(program) => program.clone(),
+        None => std::env::current_exe().context("this process does not know its own program")?,
+    };
+    let layout = if config.cgroups {
+        tokio::task::spawn_blocking(Layout::detect).await?
+    } else {
+        Layout::None
+    };
+    if layout == Layout::None {
+        tracing::warn!(
+            "no cgroups: tasks are not kept apart by memory or cpu (attribute tepui_isolation:none)"
+        );
+    }
+    let tcp = TcpListener::bind((config.ip, config.port))
+        .await
+        .with_context(|| format!("cannot listen on {}:{}", config.ip, config.port))?;
+    let address = tcp.local_addr()?;
+    let endpoint = reachable(address);
+    let (unix, socket) = bind_socket(&work_dir)?;
+
+    let info = v1::AgentInfo {
+        hostname: config.hostname.clone().unwrap_or_else(detect::hostname),
+        resources: detect::resources_wire(&detect::resources(&config.resources, &work_dir)?),
+        attributes: detect::attributes(&config.attributes, layout.name())?,
+        port: Some(i32::from(address.port())),
+        ..Default::default()
+    };
+    let core_config = tepui_agent_core::Config {
+        info: info.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        endpoint: endpoint.to_string(),
+        boot_id: uuid::Uuid::new_v4().to_string(),
+        seed: seed(),
+        executor_registration_timeout: config.executor_registration_timeout,
+        executor_reregistration_timeout: config.executor_reregistration_timeout,
+        executor_shutdown_grace_period: config.executor_shutdown_grace_period,
+        executor_idle: config.executor_idle,
+        ..Default::default()
+    };
+    let meta = work_dir.join("meta");
+    let recovered = checkpoint::recover(&meta).context("the checkpoints cannot be read")?;
+    let start_time = now(began);
+    let core =
+        Core::new(core_config, recovered, start_time).context("the checkpoints cannot be used")?;
+
+    let (events, inbox) = mpsc::channel(INBOX);
+    let (saves, checkpoints) = checkpoint::start(meta, events.clone())?;
+    let limits = CompileLimits {
+        workers: config.compile_workers,
+        time: config.compile_timeout,
+        memory_bytes: config.compile_memory_bytes,
+        module_bytes: config.max_module_bytes,
+    };
+    let compiled = Store::open(compiled_directory(&work_dir), config.cache_bytes)?;
+    let fetched = Store::open(work_dir.join("fetch"), config.cache_bytes)?;
+    let preparer = Preparer {
+        work_dir: work_dir.clone(),
+        fetcher: Fetcher::new(fetched, config.fetch_stall_timeout)?,
+        compiler: Compiler::new(program.clone(), compiled, limits),
+    };
+    let settings = Settings {
+        work_dir: work_dir.clone(),
+        program,
+        endpoint,
+        socket: socket.clone(),
+        layout,
+        overhead_bytes: config.executor_overhead_bytes,
+        shutdown_grace_period: config.executor_shutdown_grace_period,
+        reregistration_timeout: config.executor_reregistration_timeout,
+        recovery_timeout: config.recovery_timeout,
+    };
+    let executors = Executors::new(settings, preparer.clone(), events.clone());
+    let view = core.view();
+    executors.adopt(&known_executors(&view))?;
+    let garbage = Garbage::start(work_dir.clone(), config.gc_delay, live_sandboxes(&view));
+
+    let about = About {
+        info,
+        endpoint: endpoint.to_string(),
+        work_dir: work_dir.display().to_string(),
+        start_time: start_time.wall_secs(),
+    };
+    let site = router(Site {
+        events: events.clone(),
+        about: Arc::new(about),
+    });
+    // The parts stop one after the other, so each has a token of its own.
+    let (stop_link, stop_http) = (CancellationToken::new(), CancellationToken::new());
+    let stopping = |token: &CancellationToken| token.clone().cancelled_owned();
+    let tcp = axum::serve(tcp, site.clone()).with_graceful_shutdown(stopping(&stop_http));
+    let unix = axum::serve(unix, site).with_graceful_shutdown(stopping(&stop_http));
+    let servers = [
+        tokio::spawn(tcp.into_future()),
+        tokio::spawn(unix.into_future()),
+    ];
+    let link_settings = LinkSettings {
+        masters,
+        backoff_minimum: config.link_backoff_minimum,
+        backoff_maximum: config.link_backoff_maximum,
+    };
+    let context = Arc::new(FilesContext {
+        work_dir: work_dir.clone(),
+        watcher: Watcher::new(),
+        events: events.clone(),
+    });
+    let link = tokio::spawn(keep_linked(link_settings, context, stop_link.clone()));
+    let owner = Owner::new(Parts {
+        core,
+        began,
+        work_dir,
+        inbox,
+        events,
+        saves,
+        preparer,
+        executors: executors.clone(),
+        garbage,
+    });
+    tracing::info!(%address, socket = %socket.display(), isolation = layout.name(), "the agent runs");
+
+    let (cancel, path, keep) = (
+        config.cancel.clone(),
+        socket.clone(),
+        config.keep_tasks_at_stop,
+    );
+    let finished = tokio::spawn(async move {
+        let reason = owner.run(cancel).await;
+        // The owner is gone and with it every executor's stream.
+        stop_link.cancel();
+        let _ = link.await;
+        executors.stop(keep).await;
+        stop_http.cancel();
+        for mut server in servers {
+            if tokio::time::timeout(FAREWELL, &mut server).await.is_err() {
+                server.abort();
+            }
+        }
+        let _ = std::fs::remove_file(&path);
+        // All that was to be saved is on disk before the agent is gone.
+        let _ = tokio::task::spawn_blocking(move || checkpoints.join()).await;
+        match reason {
+            Some(reason) => Err(anyhow::anyhow!(reason)),
+            None => Ok(()),
+        }
+    });
+    Ok(Running {
+        address,
+        socket,
+        finished,
+    })
+}
+
+/// How this machine's own processes reach an address that may be "any".
+fn reachable(address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port())
+    } else {
+        address
+    }
+}
+
+fn bind_socket(work_dir: &Path) -> io::Result<(UnixListener, PathBuf)> {
+    let mut path = work_dir.join(SOCKET);
+    if path.as_os_str().len() > LONGEST_SOCKET_PATH {
+        // The name of a socket is short by law; a private directory elsewhere will do.
+        path = tempfile::Builder::new()
+            .prefix("tepui-")
+            .tempdir()?
+            .keep()
+            .join(SOCKET);
+    }
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok((listener, path))
+}
+
+/// Tokens come out of it, so it comes from the system's generator.
+fn seed() -> [u8; 32] {
+    let mut seed = [0; 32];
+    let (first, second) = seed.split_at_mut(16);
+    first.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+    second.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+    seed
+}
