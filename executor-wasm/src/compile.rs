@@ -1,0 +1,342 @@
+//! The compiler's side: a module in, the form executors load out, or a sentence why not.
+
+use std::fs::{File, OpenOptions};
+use std::hash::{Hash as _, Hasher};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+use wasmtime::{Engine, Module, UnknownImportError};
+
+use crate::engines::{EngineError, Metering, linker, on_demand_engine};
+use crate::task::Entry;
+
+const MAGIC: &[u8] = b"\0asm";
+/// What follows the magic in a component.
+const COMPONENT: &[u8] = &[0x0d, 0, 1, 0];
+
+/// Why a file is not compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The input cannot be read.
+    #[error("{} cannot be read: {error}", path.display())]
+    Read {
+        /// The input.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// The output cannot be written.
+    #[error("{} cannot be written: {error}", path.display())]
+    Write {
+        /// The output.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// It is compiled code, and not from our compiler as far as anybody can tell.
+    #[error("the file is compiled code already; give the .wasm module it was made from")]
+    Precompiled,
+    /// It is a component.
+    #[error(
+        "the file is a WebAssembly component; only core modules (WASI preview 1 commands) run here: build it for wasm32-wasip1"
+    )]
+    Component,
+    /// It is something else.
+    #[error(
+        "the file is not a WebAssembly module: it begins with neither the wasm magic nor WebAssembly text"
+    )]
+    NotAModule,
+    /// It claims to be a module, and is none that can be compiled.
+    #[error("the module is not valid: {message}")]
+    Invalid {
+        /// What is wrong, with the offset.
+        message: String,
+    },
+    /// It wants something from the host that the host has not.
+    #[error("the module imports {module}::{name}, which does not exist here")]
+    MissingImport {
+        /// From where.
+        module: String,
+        /// What.
+        name: String,
+    },
+    /// It wants something the host has, but of another type.
+    #[error("the module does not fit this host: {message}")]
+    WrongImport {
+        /// What does not fit.
+        message: String,
+    },
+    /// Nothing in it can be called.
+    #[error("{message}")]
+    NoStart {
+        /// What it has instead.
+        message: String,
+    },
+    /// There is no engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+impl CompileError {
+    /// The kind of error in one word, for programs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "read",
+            Self::Write { .. } => "write",
+            Self::Precompiled => "precompiled",
+            Self::Component => "component",
+            Self::NotAModule => "not_a_module",
+            Self::Invalid { .. } => "invalid",
+            Self::MissingImport { .. } => "missing_import",
+            Self::WrongImport { .. } => "wrong_import",
+            Self::NoStart { .. } => "no_start",
+            Self::Engine(_) => "engine",
+        }
+    }
+}
+
+/// Compiles the module (binary or text) in `input` and puts the outcome at `output`, whole or not at all.
+pub fn compile(input: &Path, output: &Path, metered: bool) -> Result<(), CompileError> {
+    let bytes = std::fs::read(input).map_err(|error| CompileError::Read {
+        path: input.to_owned(),
+        error,
+    })?;
+    let code = compile_bytes(&bytes, metering(metered))?;
+    write(output, &code).map_err(|error| CompileError::Write {
+        path: output.to_owned(),
+        error,
+    })
+}
+
+/// Names the compiler and all its settings, in hex: code of one key is not loaded by an executor of another.
+pub fn compatibility_key(metered: bool) -> String {
+    match on_demand_engine(metering(metered)) {
+        Ok(engine) => {
+            let mut hasher = KeyHasher(Sha256::new());
+            engine.precompile_compatibility_hash().hash(&mut hasher);
+            hex::encode(hasher.0.finalize())
+        }
+        // A host without an engine compiles nothing, so it does not matter what that is kept under.
+        Err(error) => hex::encode(Sha256::digest(error.to_string())),
+    }
+}
+
+fn metering(metered: bool) -> Metering {
+    if metered {
+        Metering::Metered
+    } else {
+        Metering::Plain
+    }
+}
+
+/// The standard hasher may change with the toolchain, and 64 bits are few for a name.
+struct KeyHasher(Sha256);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        // Nobody asks: the digest is taken whole.
+        0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+}
+
+fn compile_bytes(bytes: &[u8], metering: Metering) -> Result<Vec<u8>, CompileError> {
+    if Engine::detect_precompiled(bytes).is_some() {
+        return Err(CompileError::Precompiled);
+    }
+    if bytes.starts_with(MAGIC) {
+        if bytes.get(4..8) == Some(COMPONENT) {
+            return Err(CompileError::Component);
+        }
+    } else if !looks_like_text(bytes) {
+        return Err(CompileError::NotAModule);
+    } else if text_keyword(bytes) == "component" {
+        return Err(CompileError::Component);
+    }
+    let engine = on_demand_engine(metering)?;
+    let module = Module::new(&engine, bytes).map_err(|error| CompileError::Invalid {
+        message: one_line(&format!("{error:#}")),
+    })?;
+    if let Err(error) = linker(&engine)?.instantiate_pre(&module) {
+        return Err(match error.downcast_ref::<UnknownImportError>() {
+            Some(unknown) => CompileError::MissingImport {
+                module: unknown.module().to_owned(),
+                name: unknown.name().to_owned(),
+            },
+            None => CompileError::WrongImport {
+                message: one_line(&format!("{error:#}")),
+            },
+        });
+    }
+    // Which function is the entrypoint is known only at launch. A module with any that could be one is let through.
+    let callable = module
+        .exports()
+        .any(|export| Entry::find(&module, export.name()).is_ok());
+    if !callable {
+        let message = match Entry::find(&module, "_start") {
+            Err(message) => message,
+            Ok(_) => String::new(),
+        };
+        return Err(CompileError::NoStart { message });
+    }
+    module.serialize().map_err(|error| CompileError::Invalid {
+        message: one_line(&format!("{error:#}")),
+    })
+}
+
+/// WebAssembly text begins with a parenthesis, after white space and comments.
+fn looks_like_text(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return false;
+    };
+    let text = text.trim_start();
+    text.starts_with('(') || text.starts_with(";;")
+}
+
+/// The word after the first parenthesis that opens no comment.
+fn text_keyword(bytes: &[u8]) -> &str {
+    let text = std::str::from_utf8(bytes).unwrap_or_default();
+    let line = text
+        .lines()
+        .map(str::trim_start)
+        .find(|line| line.starts_with('(') && !line.starts_with("(;"));
+    line.map(|line| line[1..].trim_start())
+        .and_then(|line| {
+            line.split(|character: char| !character.is_ascii_alphabetic())
+                .next()
+        })
+        .unwrap_or_default()
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Writes beside the final name and renames: whoever maps the file must never see it change.
+fn write(output: &Path, code: &[u8]) -> std::io::Result<()> {
+    let directory = match output.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let name = output
+        .file_name()
+        .ok_or_else(|| std::io::Error::other("it names no file"))?;
+    let temporary = directory.join(format!(
+        ".{}.{}.partial",
+        name.to_string_lossy(),
+        std::process::id()
+    ));
+    let written = (|| {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .custom_flags(libc::O_NOFOLLOW)
+            .mode(0o644)
+            .open(&temporary)?;
+        file.write_all(code)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, output)?;
+        File::open(directory)?.sync_all()
+    })();
+    if written.is_err() {
+        // The first error is the one to tell.
+        drop(std::fs::remove_file(&temporary));
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(bytes: &[u8]) -> CompileError {
+        compile_bytes(bytes, Metering::Plain).expect_err("it must be refused")
+    }
+
+    #[test]
+    fn text_and_binary_are_compiled() {
+        let code = compile_bytes(
+            b";; a comment\n(module (func (export \"_start\")))",
+            Metering::Plain,
+        );
+        assert!(code.is_ok());
+        // The smallest module with `_start`, in binary.
+        let binary = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x07\x0a\x01\x06_start\0\0\x0a\x04\x01\x02\0\x0b";
+        assert!(compile_bytes(binary, Metering::Metered).is_ok());
+    }
+
+    #[test]
+    fn a_missing_import_is_named() {
+        let error =
+            refusal(b"(module (import \"env\" \"mystery\" (func)) (func (export \"_start\")))");
+        assert_eq!(
+            error.to_string(),
+            "the module imports env::mystery, which does not exist here"
+        );
+        assert_eq!(error.kind(), "missing_import");
+        let error = refusal(
+            b"(module (import \"wasi_snapshot_preview1\" \"proc_exit\" (func)) (func (export \"_start\")))",
+        );
+        assert_eq!(error.kind(), "wrong_import");
+    }
+
+    #[test]
+    fn what_is_no_module_is_refused_with_a_sentence() {
+        assert_eq!(refusal(b"#!/bin/sh\n").kind(), "not_a_module");
+        assert_eq!(refusal(b"").kind(), "not_a_module");
+        assert_eq!(refusal(b"\0asm\x0d\0\x01\0").kind(), "component");
+        assert_eq!(refusal(b"(component)").kind(), "component");
+        let invalid = refusal(b"\0asm\x01\0\0\0\xff\xff");
+        assert_eq!(invalid.kind(), "invalid");
+        assert!(invalid.to_string().contains("offset"), "{invalid}");
+    }
+
+    #[test]
+    fn compiled_code_is_not_taken_for_a_module() {
+        let code = compile_bytes(b"(module (func (export \"_start\")))", Metering::Plain)
+            .expect("it compiles");
+        assert_eq!(refusal(&code).kind(), "precompiled");
+    }
+
+    #[test]
+    fn a_module_without_anything_to_call_is_refused() {
+        let error =
+            refusal(b"(module (memory (export \"memory\") 1) (func (export \"add\") (param i32)))");
+        assert_eq!(
+            error.to_string(),
+            "module has no _start export: it exports memory, add"
+        );
+        assert!(
+            compile_bytes(b"(module (func (export \"go\")))", Metering::Plain).is_ok(),
+            "another entrypoint may be named at launch"
+        );
+    }
+
+    #[test]
+    fn the_key_tells_metered_from_plain_and_does_not_change() {
+        assert_eq!(compatibility_key(false), compatibility_key(false));
+        assert_ne!(compatibility_key(false), compatibility_key(true));
+        assert_eq!(compatibility_key(false).len(), 64);
+    }
+
+    #[test]
+    fn the_output_appears_whole_and_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let input = directory.path().join("in.wat");
+        let output = directory.path().join("out");
+        std::fs::write(&input, "(module (func (export \"_start\")))").expect("written");
+        compile(&input, &output, false).expect("compiled");
+        let names = std::fs::read_dir(directory.path()).expect("listed").count();
+        assert_eq!(names, 2, "no partial file is left");
+        assert!(matches!(
+            compile(&directory.path().join("none"), &output, false),
+            Err(CompileError::Read { .. })
+        ));
+    }
+}

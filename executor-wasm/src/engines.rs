@@ -1,0 +1,313 @@
+//! The engines: with and without fuel, each with a pool of ready slots and, for what does not fit one, on demand.
+//!
+//! A compiled module fits an engine only if both were made with the same tunables. So there is one function that sets
+//! them, [`tunables`], for the compiler and for every engine here; pooled and on-demand engines differ in how they find
+//! memory for an instance, which the compiled form does not depend on. Memories keep wasmtime's reservation of 4 GiB of
+//! address space, with which 32-bit modules need no bounds checks.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, Linker, PoolingAllocationConfig,
+    WasmBacktraceDetails,
+};
+use wasmtime_wasi::I32Exit;
+
+use crate::task::State;
+
+/// Most slots of one pool: each reserves 4 GiB, and a process has 128 TiB to give.
+pub(crate) const POOL_SLOTS_MAX: usize = 10_000;
+/// Memory mappings a pool makes for each slot when it is made (a stack and its guard).
+const MAPS_POOL_SLOT: usize = 2;
+/// And those an instance in a slot adds.
+const MAPS_POOLED: usize = 4;
+/// Those of an instance outside a pool.
+const MAPS_ON_DEMAND: usize = 7;
+/// Bytes of a memory, and of a table, that a freed slot keeps and zeroes itself rather than ask the kernel to.
+const MEMORY_KEEP_RESIDENT: usize = 64 << 10;
+const TABLE_KEEP_RESIDENT: usize = 8 << 10;
+/// Frames of a trap's backtrace.
+const BACKTRACE_FRAMES: usize = 16;
+
+/// Whether compiled code counts fuel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Metering {
+    /// It does not.
+    Plain,
+    /// It does, at a third of its speed or more.
+    Metered,
+}
+
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+#[error("no wasm engine can be made: {message}")]
+pub struct EngineError {
+    message: String,
+}
+
+impl EngineError {
+    pub(crate) fn new(error: &wasmtime::Error) -> Self {
+        Self {
+            message: format!("{error:#}"),
+        }
+    }
+}
+
+/// All that the compiled form depends on.
+pub(crate) fn tunables(metering: Metering) -> Config {
+    let mut config = Config::new();
+    config.epoch_interruption(true);
+    config.consume_fuel(metering == Metering::Metered);
+    // Left to itself this follows a variable of the environment, which compiler and executor need not share.
+    config.wasm_backtrace_details(WasmBacktraceDetails::Disable);
+    config.wasm_backtrace_max_frames(std::num::NonZeroUsize::new(BACKTRACE_FRAMES));
+    config
+}
+
+pub(crate) fn on_demand_engine(metering: Metering) -> Result<Engine, EngineError> {
+    Engine::new(&tunables(metering)).map_err(|error| EngineError::new(&error))
+}
+
+fn pooled_engine(metering: Metering, slots: usize) -> wasmtime::Result<Engine> {
+    let count = u32::try_from(slots).unwrap_or(u32::MAX);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_core_instances(count)
+        .total_memories(count)
+        .total_tables(count)
+        .total_stacks(count)
+        .total_gc_heaps(count)
+        .total_component_instances(1)
+        .linear_memory_keep_resident(MEMORY_KEEP_RESIDENT)
+        .table_keep_resident(TABLE_KEEP_RESIDENT)
+        .pagemap_scan(Enabled::Auto);
+    let mut config = tunables(metering);
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    Engine::new(&config)
+}
+
+/// What a guest may import: WASI preview 1, and its forerunner for old modules.
+pub(crate) fn linker(engine: &Engine) -> Result<Linker<State>, EngineError> {
+    let mut linker = Linker::<State>::new(engine);
+    let link = |linker: &mut Linker<State>| {
+        wasmtime_wasi::p1::add_to_linker_async(linker, State::wasi)?;
+        wasmtime_wasi::p0::add_to_linker_async(linker, State::wasi)?;
+        // WASI's own knows no status above 125; programs do.
+        linker.allow_shadowing(true);
+        for world in ["wasi_snapshot_preview1", "wasi_unstable"] {
+            linker.func_wrap(world, "proc_exit", |code: i32| -> wasmtime::Result<()> {
+                Err(I32Exit(code).into())
+            })?;
+        }
+        linker.allow_shadowing(false);
+        Ok(())
+    };
+    link(&mut linker).map_err(|error: wasmtime::Error| EngineError::new(&error))?;
+    Ok(linker)
+}
+
+/// An engine and what modules of it are linked with.
+pub(crate) struct Linked {
+    pub(crate) engine: Engine,
+    pub(crate) linker: Linker<State>,
+}
+
+impl Linked {
+    fn new(engine: Engine) -> Result<Self, EngineError> {
+        let linker = linker(&engine)?;
+        Ok(Self { engine, linker })
+    }
+}
+
+/// The engines of one metering.
+pub(crate) struct Flavour {
+    pub(crate) pooled: Option<Linked>,
+    pub(crate) on_demand: Linked,
+    slots: usize,
+    slots_taken: AtomicUsize,
+}
+
+/// Every engine of the process, made when first needed, and the count of memory mappings they use.
+pub(crate) struct Engines {
+    plain: OnceLock<Flavour>,
+    metered: OnceLock<Flavour>,
+    making: std::sync::Mutex<()>,
+    pool_slots: usize,
+    maps_budget: usize,
+    maps_taken: AtomicUsize,
+}
+
+/// Where an instance lives; dropped when it is gone.
+pub(crate) struct Place<'a> {
+    engines: &'a Engines,
+    maps: usize,
+    slot_of: Option<&'a Flavour>,
+}
+
+impl Place<'_> {
+    pub(crate) fn is_pooled(&self) -> bool {
+        self.slot_of.is_some()
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.engines
+            .maps_taken
+            .fetch_sub(self.maps, Ordering::Relaxed);
+        if let Some(flavour) = self.slot_of {
+            flavour.slots_taken.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Engines {
+    pub(crate) fn new(pool_slots: usize, maps_budget: usize) -> Self {
+        Self {
+            plain: OnceLock::new(),
+            metered: OnceLock::new(),
+            making: std::sync::Mutex::new(()),
+            pool_slots: pool_slots.min(POOL_SLOTS_MAX),
+            maps_budget,
+            maps_taken: AtomicUsize::new(0),
+        }
+    }
+
+    fn cell(&self, metering: Metering) -> &OnceLock<Flavour> {
+        match metering {
+            Metering::Plain => &self.plain,
+            Metering::Metered => &self.metered,
+        }
+    }
+
+    /// The engines of one kind; makes them, which takes a while, if need be.
+    pub(crate) fn flavour(&self, metering: Metering) -> Result<&Flavour, EngineError> {
+        let cell = self.cell(metering);
+        if let Some(flavour) = cell.get() {
+            return Ok(flavour);
+        }
+        let _one_at_a_time = self
+            .making
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(flavour) = cell.get() {
+            return Ok(flavour);
+        }
+        let (pooled, slots) = self.make_pool(metering)?;
+        let on_demand = Linked::new(on_demand_engine(metering)?)?;
+        self.maps_taken
+            .fetch_add(slots * MAPS_POOL_SLOT, Ordering::Relaxed);
+        Ok(cell.get_or_init(|| Flavour {
+            pooled,
+            on_demand,
+            slots,
+            slots_taken: AtomicUsize::new(0),
+        }))
+    }
+
+    fn make_pool(&self, metering: Metering) -> Result<(Option<Linked>, usize), EngineError> {
+        // Fuel is asked for by few tasks.
+        let mut slots = match metering {
+            Metering::Plain => self.pool_slots,
+            Metering::Metered => self.pool_slots / 8,
+        };
+        // A host may not have the address space for all of them, but for some.
+        while slots > 0 {
+            match pooled_engine(metering, slots) {
+                Ok(engine) => {
+                    tracing::info!(?metering, slots, "instances are pooled");
+                    return Ok((Some(Linked::new(engine)?), slots));
+                }
+                Err(error) => {
+                    tracing::warn!(?metering, slots, error = %format!("{error:#}"), "the pool cannot be made");
+                    slots /= 4;
+                }
+            }
+        }
+        tracing::warn!(?metering, "instances are not pooled: starts will be slower");
+        Ok((None, 0))
+    }
+
+    /// Reserves what one more instance takes. `None`: the process is full.
+    pub(crate) fn place<'a>(&'a self, flavour: &'a Flavour, may_pool: bool) -> Option<Place<'a>> {
+        let slot_of = (may_pool && flavour.pooled.is_some() && {
+            let taken =
+                flavour
+                    .slots_taken
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+                        (taken < flavour.slots).then_some(taken + 1)
+                    });
+            taken.is_ok()
+        })
+        .then_some(flavour);
+        let maps = if slot_of.is_some() {
+            MAPS_POOLED
+        } else {
+            MAPS_ON_DEMAND
+        };
+        let before = self.maps_taken.fetch_add(maps, Ordering::Relaxed);
+        // Made at once, so that it is given back if it was too much.
+        let place = Place {
+            engines: self,
+            maps,
+            slot_of,
+        };
+        (before + maps <= self.maps_budget).then_some(place)
+    }
+
+    /// Lets every guest that runs come to its next slice.
+    pub(crate) fn tick(&self) {
+        for flavour in [self.plain.get(), self.metered.get()].into_iter().flatten() {
+            flavour.on_demand.engine.increment_epoch();
+            if let Some(pooled) = &flavour.pooled {
+                pooled.engine.increment_epoch();
+            }
+        }
+    }
+}
+
+/// What `vm.max_map_count` leaves to guests in a process like this one.
+pub(crate) fn maps_budget() -> usize {
+    const DEFAULT: usize = 65_530;
+    const OWN: usize = 3_500;
+    let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok();
+    text.and_then(|text| text.trim().parse().ok())
+        .unwrap_or(DEFAULT)
+        .saturating_sub(OWN)
+}
+
+/// As many pool slots as the mappings allow to be full at once.
+pub(crate) fn pool_slots(maps_budget: usize) -> usize {
+    (maps_budget / (MAPS_POOL_SLOT + MAPS_POOLED)).min(POOL_SLOTS_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_compiled_for_one_engine_loads_into_the_pooled_one_too() {
+        for metering in [Metering::Plain, Metering::Metered] {
+            let compiler = on_demand_engine(metering).expect("an engine");
+            let pooled = pooled_engine(metering, 4).expect("a pool");
+            let code = compiler
+                .precompile_module(b"(module (memory 1))")
+                .expect("it compiles");
+            // SAFETY: the bytes come from the compiler a line above.
+            unsafe { wasmtime::Module::deserialize(&pooled, &code) }.expect("it fits");
+        }
+    }
+
+    #[test]
+    fn places_run_out_and_come_back() {
+        let engines = Engines::new(2, 2 * MAPS_POOL_SLOT + 2 * MAPS_POOLED + MAPS_ON_DEMAND);
+        let flavour = engines.flavour(Metering::Plain).expect("engines");
+        let first = engines.place(flavour, true).expect("a slot");
+        let second = engines.place(flavour, true).expect("a slot");
+        let third = engines.place(flavour, true).expect("room outside the pool");
+        assert!(first.is_pooled() && second.is_pooled() && !third.is_pooled());
+        assert!(engines.place(flavour, true).is_none());
+        drop(second);
+        assert!(engines.place(flavour, true).expect("a slot").is_pooled());
+    }
+}

@@ -1,0 +1,341 @@
+//! Where guests run: threads of their own, slices for everybody, an end from outside at any time.
+//!
+//! The threads that talk to the agent are never these. A guest that computes without end comes back after each tick of
+//! the epoch clock and goes to the end of the queue; one that sleeps in a host call is ended by dropping its future.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt as _;
+use nix::sys::resource::{Resource, getrlimit};
+
+use crate::engines::{Engines, Metering, maps_budget, pool_slots};
+use crate::limits::{MemoryLimit, Meter};
+use crate::modules::Modules;
+use crate::output::Quota;
+use crate::spec::TaskSpec;
+use crate::task::{self, End, Surroundings, Switch};
+use crate::verdict::{Ending, Usage};
+
+/// Length of a slice.
+const TICK: Duration = Duration::from_millis(2);
+/// Polls of guests between two looks at timers and sockets. tokio's own 61 would be 61 slices.
+const EVENT_INTERVAL: u32 = 4;
+/// Threads for file system calls.
+const BLOCKING_THREADS: usize = 64;
+
+/// What a [`Runtime`] may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Threads that run guests.
+    pub threads: usize,
+    /// Instances for which memory is reserved ahead.
+    pub pool_slots: usize,
+    /// Memory mappings guests may make, all together.
+    pub maps: usize,
+    /// File descriptors guests may hold, all together. Each holds one, and more while it has files open itself.
+    pub descriptors: usize,
+}
+
+impl Default for Settings {
+    /// All the host gives.
+    fn default() -> Self {
+        let maps = maps_budget();
+        Self {
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            pool_slots: pool_slots(maps),
+            maps,
+            descriptors: descriptors(),
+        }
+    }
+}
+
+/// What this process may open, less what it needs itself.
+fn descriptors() -> usize {
+    const DEFAULT: u64 = 1_024;
+    const OWN: u64 = 256;
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(DEFAULT, |(soft, _)| soft);
+    usize::try_from(limit.saturating_sub(OWN)).unwrap_or(usize::MAX)
+}
+
+/// Why there is no runtime.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// A thread or a descriptor was refused.
+    #[error("the threads for guests cannot be made: {0}")]
+    Threads(#[from] std::io::Error),
+}
+
+/// What a task has come to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Progress {
+    /// Its guest starts.
+    Started,
+    /// It is over, and all it held is free again.
+    Ended(Box<Outcome>),
+}
+
+/// How a task ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// In which way.
+    pub ending: Ending,
+    /// The last growth of memory it was refused.
+    pub refused: Option<MemoryLimit>,
+    /// What it used.
+    pub usage: Usage,
+}
+
+/// Ends a task.
+#[derive(Clone)]
+pub struct TaskHandle {
+    switch: Arc<Switch>,
+}
+
+impl TaskHandle {
+    /// Ends the task at its next instruction or in its sleep; what it did until then stays. Its ending is reported.
+    pub fn kill(&self) {
+        self.switch.turn_off();
+    }
+}
+
+/// Runs tasks.
+pub struct Runtime {
+    inner: Arc<Inner>,
+    /// `None` only while it is dropped.
+    guests: Option<tokio::runtime::Runtime>,
+}
+
+struct Inner {
+    engines: Arc<Engines>,
+    modules: Modules,
+    outputs: Arc<Quota>,
+    sandboxes: Arc<Quota>,
+    pace: Arc<Pace>,
+}
+
+impl Runtime {
+    /// Starts the threads. Engines are made when the first task needs them.
+    pub fn new(settings: &Settings) -> Result<Self, RuntimeError> {
+        let guests = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(settings.threads.max(1))
+            .max_blocking_threads(BLOCKING_THREADS)
+            .event_interval(EVENT_INTERVAL)
+            .thread_name("guest")
+            .enable_all()
+            .build()?;
+        let engines = Arc::new(Engines::new(settings.pool_slots, settings.maps));
+        let pace = Arc::new(Pace::default());
+        std::thread::Builder::new()
+            .name("epoch".to_owned())
+            .spawn({
+                let engines = Arc::clone(&engines);
+                let pace = Arc::clone(&pace);
+                move || pace.keep(&engines)
+            })?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                modules: Modules::new(Arc::clone(&engines)),
+                engines,
+                // A third is left for output files: without one, a write opens its file for itself.
+                outputs: Quota::new(settings.descriptors / 3),
+                sandboxes: Quota::new(settings.descriptors - settings.descriptors / 3),
+                pace,
+            }),
+            guests: Some(guests),
+        })
+    }
+
+    /// Starts a task. `report` is called from its thread: at most once with `Started`, then once with `Ended`.
+    pub fn spawn(
+        &self,
+        spec: TaskSpec,
+        mut report: impl FnMut(Progress) + Send + 'static,
+    ) -> TaskHandle {
+        let switch = Arc::new(Switch::default());
+        let handle = TaskHandle {
+            switch: Arc::clone(&switch),
+        };
+        let inner = Arc::clone(&self.inner);
+        let guests = self
+            .guests
+            .as_ref()
+            .expect("it is there until it is dropped");
+        guests.spawn(async move {
+            let outcome = supervise(&inner, &spec, &switch, &mut report).await;
+            report(Progress::Ended(Box::new(outcome)));
+        });
+        handle
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        self.inner.pace.stop();
+        if let Some(guests) = self.guests.take() {
+            // A guest may sit in a host call that does not end soon.
+            guests.shutdown_background();
+        }
+    }
+}
+
+async fn supervise(
+    inner: &Inner,
+    spec: &TaskSpec,
+    switch: &Arc<Switch>,
+    report: &mut (impl FnMut(Progress) + Send),
+) -> Outcome {
+    let began = Instant::now();
+    let meter = Arc::new(Meter::default());
+    let surroundings = Surroundings {
+        engines: &inner.engines,
+        modules: &inner.modules,
+        outputs: &inner.outputs,
+        sandboxes: &inner.sandboxes,
+        meter: &meter,
+        switch,
+    };
+    let mut started = || report(Progress::Started);
+    let end = {
+        let _running = inner.pace.run();
+        let guest = Timed {
+            guest: Box::pin(task::run(spec, surroundings, &mut started)),
+            meter: &meter,
+        };
+        // A mistake of ours in a host function must not leave a task without an ending.
+        let guest = AssertUnwindSafe(guest).catch_unwind();
+        let limit = async {
+            match spec.time_limit {
+                Some(limit) => {
+                    tokio::time::sleep(limit).await;
+                    limit
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = switch.off() => End::from(Ending::Killed),
+            limit = limit => End::from(Ending::TimedOut { limit }),
+            end = guest => end.unwrap_or_else(|_| {
+                End::from(Ending::Failed {
+                    message: "the executor failed while it ran the task".to_owned(),
+                })
+            }),
+        }
+    };
+    let metered = spec.module.metering == Metering::Metered;
+    let given = spec.fuel_limit.unwrap_or(u64::MAX);
+    let fuel_used = match end.ending {
+        Ending::Fuel { limit } => limit,
+        Ending::NotLaunched { .. } => 0,
+        _ => given.saturating_sub(meter.fuel_left()),
+    };
+    Outcome {
+        ending: end.ending,
+        refused: end.refused,
+        usage: Usage {
+            fuel_used: metered.then_some(fuel_used),
+            fuel_limit: spec.fuel_limit,
+            memory_peak: meter.memory_peak(),
+            memory_limit: spec.memory_limit,
+            cpu_time: Duration::from_nanos(meter.cpu_ns()),
+            wall_time: began.elapsed(),
+        },
+    }
+}
+
+/// Counts the processor time of the polls of a guest. Host calls that were given to another thread are not in it.
+struct Timed<'a, F> {
+    guest: Pin<Box<F>>,
+    meter: &'a Meter,
+}
+
+impl<F: Future> Future for Timed<'_, F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let before = thread_cpu_ns();
+        let poll = self.guest.as_mut().poll(context);
+        self.meter
+            .add_cpu_ns(thread_cpu_ns().saturating_sub(before));
+        poll
+    }
+}
+
+fn thread_cpu_ns() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the call writes one timespec to the place it is given, which is one.
+    let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) } != 0;
+    if failed {
+        return 0;
+    }
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000
+        + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+/// The epoch clock. It stands still while no guest is there, so that an idle executor costs nothing.
+#[derive(Default)]
+struct Pace {
+    state: Mutex<PaceState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct PaceState {
+    running: usize,
+    stopped: bool,
+}
+
+impl Pace {
+    fn lock(&self) -> std::sync::MutexGuard<'_, PaceState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, engines: &Engines) {
+        loop {
+            {
+                let mut state = self.lock();
+                while state.running == 0 && !state.stopped {
+                    state = self
+                        .changed
+                        .wait(state)
+                        .unwrap_or_else(PoisonError::into_inner);
+                }
+                if state.stopped {
+                    return;
+                }
+            }
+            std::thread::sleep(TICK);
+            engines.tick();
+        }
+    }
+
+    fn run(&self) -> Running<'_> {
+        let mut state = self.lock();
+        state.running += 1;
+        if state.running == 1 {
+            self.changed.notify_one();
+        }
+        Running(self)
+    }
+
+    fn stop(&self) {
+        self.lock().stopped = true;
+        self.changed.notify_one();
+    }
+}
+
+struct Running<'a>(&'a Pace);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.lock().running -= 1;
+    }
+}

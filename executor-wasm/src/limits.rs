@@ -1,0 +1,235 @@
+//! The memory limit of a task: one sum over all memories and tables of its store.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tepui_model::format_bytes;
+use wasmtime::ResourceLimiter;
+
+use crate::spec::MemoryPolicy;
+
+/// What a table's element costs the host.
+const TABLE_ELEMENT_BYTES: u64 = 8;
+
+/// A growth that would have crossed the limit. All in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryLimit {
+    /// What the task may hold.
+    pub limit: u64,
+    /// What it held.
+    pub current: u64,
+    /// By how much it wanted to grow.
+    pub wanted: u64,
+}
+
+impl fmt::Display for MemoryLimit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "memory limit {} reached growing by {} (held {})",
+            format_bytes(self.limit),
+            format_bytes(self.wanted),
+            format_bytes(self.current)
+        )
+    }
+}
+
+impl std::error::Error for MemoryLimit {}
+
+/// What of a store must be known while, and after, its guest runs: the store itself is borrowed by the call and gone
+/// with it if the task is killed.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    memory_peak: AtomicU64,
+    fuel_left: AtomicU64,
+    cpu_ns: AtomicU64,
+}
+
+impl Meter {
+    pub(crate) fn memory_peak(&self) -> u64 {
+        self.memory_peak.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn fuel_left(&self) -> u64 {
+        self.fuel_left.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_fuel_left(&self, fuel: u64) {
+        self.fuel_left.store(fuel, Ordering::Relaxed);
+    }
+
+    pub(crate) fn cpu_ns(&self) -> u64 {
+        self.cpu_ns.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn add_cpu_ns(&self, nanoseconds: u64) {
+        self.cpu_ns.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+}
+
+/// Counts what a store holds and refuses what is too much.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    limit: Option<u64>,
+    policy: MemoryPolicy,
+    held: u64,
+    /// What the last granted growth added, in case the system then cannot give it.
+    last: u64,
+    refused: Option<MemoryLimit>,
+    meter: Arc<Meter>,
+}
+
+impl Limits {
+    pub(crate) fn new(limit: Option<u64>, policy: MemoryPolicy, meter: Arc<Meter>) -> Self {
+        Self {
+            limit,
+            policy,
+            held: 0,
+            last: 0,
+            refused: None,
+            meter,
+        }
+    }
+
+    /// The last growth that was refused.
+    pub(crate) fn refused(&self) -> Option<MemoryLimit> {
+        self.refused
+    }
+
+    fn grow(&mut self, wanted: u64) -> wasmtime::Result<bool> {
+        let held = self.held.saturating_add(wanted);
+        match self.limit {
+            Some(limit) if held > limit => {
+                let refused = MemoryLimit {
+                    limit,
+                    current: self.held,
+                    wanted,
+                };
+                self.refused = Some(refused);
+                match self.policy {
+                    MemoryPolicy::EndTask => Err(refused.into()),
+                    MemoryPolicy::Refuse => Ok(false),
+                }
+            }
+            _ => {
+                self.held = held;
+                self.last = wanted;
+                self.meter.memory_peak.fetch_max(held, Ordering::Relaxed);
+                Ok(true)
+            }
+        }
+    }
+
+    fn take_back(&mut self) {
+        self.held -= std::mem::take(&mut self.last);
+    }
+}
+
+impl ResourceLimiter for Limits {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            // The module's own maximum refuses this, not our limit.
+            return Ok(false);
+        }
+        self.grow(desired.saturating_sub(current) as u64)
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.take_back();
+        Ok(())
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        self.grow((desired.saturating_sub(current) as u64).saturating_mul(TABLE_ELEMENT_BYTES))
+    }
+
+    fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.take_back();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    fn limits(policy: MemoryPolicy) -> Limits {
+        Limits::new(Some(64 * MIB as u64), policy, Arc::default())
+    }
+
+    #[test]
+    fn the_limit_is_on_the_sum_of_all_memories_and_tables() {
+        let mut limits = limits(MemoryPolicy::Refuse);
+        assert!(limits.memory_growing(0, 40 * MIB, None).expect("granted"));
+        assert!(limits.memory_growing(0, 20 * MIB, None).expect("granted"));
+        assert!(limits.table_growing(0, MIB / 8, None).expect("granted"));
+        assert!(
+            !limits
+                .memory_growing(20 * MIB, 24 * MIB, None)
+                .expect("refused")
+        );
+        assert!(
+            limits
+                .memory_growing(20 * MIB, 23 * MIB, None)
+                .expect("granted")
+        );
+        assert_eq!(limits.meter.memory_peak(), 64 * MIB as u64);
+        assert_eq!(
+            limits.refused().expect("it was remembered").wanted,
+            4 * MIB as u64
+        );
+    }
+
+    #[test]
+    fn a_growth_over_the_limit_ends_the_task_with_the_figures() {
+        let mut limits = limits(MemoryPolicy::EndTask);
+        assert!(limits.memory_growing(0, 60 * MIB, None).expect("granted"));
+        let error = limits
+            .memory_growing(60 * MIB, 76 * MIB, None)
+            .expect_err("too much");
+        assert_eq!(
+            error
+                .downcast_ref::<MemoryLimit>()
+                .expect("it is ours")
+                .to_string(),
+            "memory limit 64 MiB reached growing by 16 MiB (held 60 MiB)"
+        );
+    }
+
+    #[test]
+    fn what_the_module_itself_forbids_does_not_count_as_refused() {
+        let mut limits = limits(MemoryPolicy::EndTask);
+        assert!(
+            !limits
+                .memory_growing(MIB, 65 * MIB, Some(2 * MIB))
+                .expect("no error")
+        );
+        assert_eq!(limits.refused(), None);
+    }
+
+    #[test]
+    fn a_growth_the_system_could_not_give_is_not_held() {
+        let mut limits = limits(MemoryPolicy::EndTask);
+        assert!(limits.memory_growing(0, 60 * MIB, None).expect("granted"));
+        limits
+            .memory_grow_failed(wasmtime::Error::msg("no memory"))
+            .expect("no error");
+        assert!(limits.memory_growing(0, 60 * MIB, None).expect("granted"));
+    }
+}

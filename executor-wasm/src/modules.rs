@@ -1,0 +1,226 @@
+//! Compiled modules, loaded and linked once and kept for the tasks that come after.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::OnceCell;
+use wasmtime::{ExternType, InstancePre, Module, UnknownImportError};
+
+use crate::engines::{Engines, Linked, Metering};
+use crate::task::State;
+
+/// Modules kept loaded.
+const CAPACITY: usize = 256;
+
+/// A compiled module in the agent's cache.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ModuleFile {
+    /// Digest of the module it was compiled from, in hex.
+    pub sha256: String,
+    /// The file. The agent's compiler wrote it, and nobody changes it.
+    pub compiled: PathBuf,
+    /// Whether the code counts fuel.
+    pub metering: Metering,
+}
+
+/// A module ready to be instantiated.
+pub(crate) struct Loaded {
+    pub(crate) module: Module,
+    pub(crate) pooled: Option<InstancePre<State>>,
+    pub(crate) on_demand: InstancePre<State>,
+}
+
+#[derive(Default)]
+struct Kept {
+    cell: Arc<OnceCell<Arc<Loaded>>>,
+    used: u64,
+}
+
+#[derive(Default)]
+struct Shelf {
+    kept: HashMap<(String, Metering), Kept>,
+    clock: u64,
+}
+
+pub(crate) struct Modules {
+    engines: Arc<Engines>,
+    shelf: Mutex<Shelf>,
+}
+
+impl Modules {
+    pub(crate) fn new(engines: Arc<Engines>) -> Self {
+        Self {
+            engines,
+            shelf: Mutex::default(),
+        }
+    }
+
+    /// The module, loaded by whoever asks first. Errors are sentences, and are not kept.
+    pub(crate) async fn get(&self, file: &ModuleFile) -> Result<Arc<Loaded>, String> {
+        let cell = self.cell(file);
+        let loaded = cell
+            .get_or_try_init(async || {
+                let engines = Arc::clone(&self.engines);
+                let file = file.clone();
+                tokio::task::spawn_blocking(move || load(&engines, &file))
+                    .await
+                    .map_err(|error| format!("loading the module failed: {error}"))?
+                    .map(Arc::new)
+            })
+            .await?;
+        Ok(Arc::clone(loaded))
+    }
+
+    fn cell(&self, file: &ModuleFile) -> Arc<OnceCell<Arc<Loaded>>> {
+        // Without a digest the path, which the agent derives from it, stands in.
+        let name = if file.sha256.is_empty() {
+            file.compiled.to_string_lossy().into_owned()
+        } else {
+            file.sha256.clone()
+        };
+        let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        shelf.clock += 1;
+        let now = shelf.clock;
+        let key = (name, file.metering);
+        if shelf.kept.len() >= CAPACITY && !shelf.kept.contains_key(&key) {
+            let oldest = shelf.kept.iter().min_by_key(|(_, kept)| kept.used);
+            if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+                shelf.kept.remove(&oldest);
+            }
+        }
+        let kept = shelf.kept.entry(key).or_default();
+        kept.used = now;
+        Arc::clone(&kept.cell)
+    }
+}
+
+/// Opens compiled code so that what is checked is what is mapped.
+fn open(path: &Path) -> Result<File, String> {
+    let failed = |error: &dyn std::fmt::Display| {
+        format!(
+            "the compiled module {} cannot be used: {error}",
+            path.display()
+        )
+    };
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|error| failed(&error))?;
+    let metadata = file.metadata().map_err(|error| failed(&error))?;
+    if !metadata.is_file() {
+        return Err(failed(&"it is not a file"));
+    }
+    if metadata.mode() & 0o022 != 0 {
+        return Err(failed(&"others may write to it"));
+    }
+    Ok(file)
+}
+
+fn load(engines: &Engines, file: &ModuleFile) -> Result<Loaded, String> {
+    let flavour = engines
+        .flavour(file.metering)
+        .map_err(|error| error.to_string())?;
+    let opened = open(&file.compiled)?;
+    let again = opened
+        .try_clone()
+        .map_err(|error| format!("the compiled module cannot be opened twice: {error}"))?;
+    let module = deserialize(&flavour.on_demand, again)
+        .map_err(|error| format!("the compiled module does not fit this executor: {error:#}"))?;
+    let on_demand = link(&flavour.on_demand, &module)?;
+    // A module with needs beyond those of a slot does not load into the pool's engine. That is all right.
+    let pooled = match &flavour.pooled {
+        Some(linked) if !outgrows_a_slot(&module) => deserialize(linked, opened)
+            .inspect_err(|error| {
+                tracing::debug!(error = %format!("{error:#}"), "a module does not fit the pool");
+            })
+            .ok()
+            .and_then(|module| link(linked, &module).ok()),
+        _ => None,
+    };
+    Ok(Loaded {
+        module,
+        pooled,
+        on_demand,
+    })
+}
+
+fn deserialize(linked: &Linked, file: File) -> wasmtime::Result<Module> {
+    // SAFETY: the agent names only files its own compiler wrote into its own cache, by a rename of a finished file
+    // under a name never used again; `open` has seen that this is a file nobody else may write to.
+    unsafe { Module::deserialize_open_file(&linked.engine, file) }
+}
+
+fn link(linked: &Linked, module: &Module) -> Result<InstancePre<State>, String> {
+    linked.linker.instantiate_pre(module).map_err(|error| {
+        match error.downcast_ref::<UnknownImportError>() {
+            Some(unknown) => format!(
+                "the module imports {}::{}, which does not exist here",
+                unknown.module(),
+                unknown.name()
+            ),
+            None => format!("the module does not fit this host: {error:#}"),
+        }
+    })
+}
+
+/// Whether a memory may grow beyond the 4 GiB of a slot: only 64-bit ones can.
+fn outgrows_a_slot(module: &Module) -> bool {
+    module.exports().any(|export| match export.ty() {
+        ExternType::Memory(memory) => memory.is_64(),
+        _ => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_link_or_a_writable_file_is_not_loaded() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("code");
+        std::fs::write(&file, "x").expect("written");
+        let mode = |mode| {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).expect("set");
+        };
+        mode(0o644);
+        open(&file).expect("it is all right");
+        mode(0o666);
+        assert!(
+            open(&file)
+                .expect_err("refused")
+                .contains("others may write")
+        );
+        mode(0o644);
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).expect("linked");
+        open(&link).expect_err("a link could come to name another file");
+        open(directory.path()).expect_err("a directory holds no code");
+    }
+
+    #[test]
+    fn the_shelf_is_bounded_and_forgets_the_longest_unused() {
+        let modules = Modules::new(Arc::new(Engines::new(0, 0)));
+        let file = |number: usize| ModuleFile {
+            sha256: number.to_string(),
+            compiled: PathBuf::new(),
+            metering: Metering::Plain,
+        };
+        let first = modules.cell(&file(0));
+        for number in 1..CAPACITY + 10 {
+            modules.cell(&file(number));
+            modules.cell(&file(0));
+        }
+        assert_eq!(
+            modules.shelf.lock().expect("unpoisoned").kept.len(),
+            CAPACITY
+        );
+        assert!(Arc::ptr_eq(&first, &modules.cell(&file(0))));
+    }
+}

@@ -1,0 +1,207 @@
+//! Where a guest's stdout and stderr go, and how many descriptors that and the sandboxes may take.
+//!
+//! A parked guest should cost little, and thousands of them share one limit of open files. So an output file is made at
+//! the start and opened again only by the first write; and once many are open, by each write for itself.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::async_trait;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
+
+/// Most bytes of one write. The copy into the page cache holds the guest's thread, and thus its neighbours, that long.
+const WRITE_BYTES: usize = 64 << 10;
+
+/// A number of things that may be had at once.
+#[derive(Debug)]
+pub(crate) struct Quota {
+    left: AtomicUsize,
+}
+
+/// One of them; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Share {
+    quota: Arc<Quota>,
+}
+
+impl Quota {
+    pub(crate) fn new(count: usize) -> Arc<Self> {
+        Arc::new(Self {
+            left: AtomicUsize::new(count),
+        })
+    }
+
+    pub(crate) fn take(self: &Arc<Self>) -> Option<Share> {
+        let taken = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(1)
+            });
+        taken.is_ok().then(|| Share {
+            quota: Arc::clone(self),
+        })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.quota.left.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A file that is appended to.
+#[derive(Clone)]
+pub(crate) struct Output {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    path: PathBuf,
+    open: OnceLock<(File, Share)>,
+    quota: Arc<Quota>,
+}
+
+impl Output {
+    /// Makes the file, so that it is there for whoever wants to read along.
+    pub(crate) fn create(path: PathBuf, quota: &Arc<Quota>) -> Result<Self, String> {
+        open(&path).map_err(|error| format!("{} cannot be opened: {error}", path.display()))?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                path,
+                open: OnceLock::new(),
+                quota: Arc::clone(quota),
+            }),
+        })
+    }
+
+    /// Appends at once: a line must be seen when it was written.
+    fn append(&self, bytes: &[u8]) -> io::Result<()> {
+        if let Some((file, _)) = self.inner.open.get() {
+            return (&*file).write_all(bytes);
+        }
+        let file = open(&self.inner.path)?;
+        (&file).write_all(bytes)?;
+        if let Some(share) = self.inner.quota.take() {
+            // Should another write have been faster, this file is closed again.
+            drop(self.inner.open.set((file, share)));
+        }
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o644)
+        // The guest can put what it likes under this name, but not lead out of its sandbox by it.
+        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .open(path)
+}
+
+impl IsTerminal for Output {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Output {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+#[async_trait]
+impl Pollable for Output {
+    async fn ready(&mut self) {}
+}
+
+impl OutputStream for Output {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.append(&bytes)
+            .map_err(|error| StreamError::LastOperationFailed(error.into()))
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(WRITE_BYTES)
+    }
+}
+
+impl AsyncWrite for Output {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let bytes = &bytes[..bytes.len().min(WRITE_BYTES)];
+        Poll::Ready(self.append(bytes).map(|()| bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_are_appended_to_whether_they_stay_open_or_not() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let quota = Quota::new(1);
+        let output = |name: &str| {
+            Output::create(directory.path().join(name), &quota).expect("it can be made")
+        };
+        let (first, second) = (output("first"), output("second"));
+        for output in [&first, &second] {
+            for text in ["one ", "two ", "three"] {
+                output.append(text.as_bytes()).expect("written");
+            }
+        }
+        for name in ["first", "second"] {
+            let text = std::fs::read_to_string(directory.path().join(name)).expect("it is there");
+            assert_eq!(text, "one two three");
+        }
+        assert!(first.inner.open.get().is_some());
+        assert!(
+            second.inner.open.get().is_none(),
+            "one may be open, not two"
+        );
+        assert!(quota.take().is_none());
+        drop(first);
+        assert!(quota.take().is_some());
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_file_is_not_followed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("stdout");
+        let output = Output::create(path.clone(), &Quota::new(1)).expect("it can be made");
+        std::fs::remove_file(&path).expect("removed");
+        std::os::unix::fs::symlink(directory.path().join("outside"), &path).expect("linked");
+        output.append(b"x").expect_err("it is a link");
+        assert!(!directory.path().join("outside").exists());
+    }
+}

@@ -1,0 +1,258 @@
+//! What is to be run, read from the TaskInfo and the plan the agent put into it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tepui_api::ext::{self, launch_plan, wasm_info};
+use tepui_api::v1::TaskInfo;
+
+use crate::engines::Metering;
+use crate::modules::ModuleFile;
+
+/// What happens to a guest that wants more memory than it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MemoryPolicy {
+    /// It ends there.
+    #[default]
+    EndTask,
+    /// `memory.grow` gives -1.
+    Refuse,
+}
+
+/// One task, ready to run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskSpec {
+    /// Its id.
+    pub task_id: String,
+    /// Its compiled code.
+    pub module: ModuleFile,
+    /// Its directory; all of the file system it sees.
+    pub sandbox: PathBuf,
+    /// The argument vector, program name first.
+    pub arguments: Vec<String>,
+    /// The whole environment.
+    pub environment: Vec<(String, String)>,
+    /// The exported function to call.
+    pub entrypoint: String,
+    /// Bytes over all memories and tables.
+    pub memory_limit: Option<u64>,
+    /// What happens at the memory limit.
+    pub memory_policy: MemoryPolicy,
+    /// Needs a metered module.
+    pub fuel_limit: Option<u64>,
+    /// Wall-clock time.
+    pub time_limit: Option<Duration>,
+    /// Its weight among the tasks of this process.
+    pub cpus: f64,
+}
+
+/// Why a TaskInfo cannot be run here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// Nothing says how to run it.
+    #[error("the task came without a launch plan")]
+    NoPlan,
+    /// It is for the other executor.
+    #[error("the plan gives the task a native body; this executor runs wasm")]
+    NotWasm,
+    /// The agent did not say where the compiled module is.
+    #[error("the plan names no compiled module")]
+    NoModule,
+    /// A fuel limit, and a module that does not count.
+    #[error("the task has a fuel limit, but its module was compiled without fuel")]
+    NotMetered,
+    /// Host directories were asked for.
+    #[error("no host directory is opened to wasm tasks here; the task asks for {path}")]
+    Preopen {
+        /// The first one asked for.
+        path: String,
+    },
+}
+
+impl TaskSpec {
+    /// Reads a task.
+    pub fn from_task(task: &TaskInfo) -> Result<Self, SpecError> {
+        let plan = task.plan.as_ref().ok_or(SpecError::NoPlan)?;
+        if plan.body != launch_plan::Body::Wasm as i32 {
+            return Err(SpecError::NotWasm);
+        }
+        let compiled = plan
+            .compiled_path
+            .as_deref()
+            .filter(|path| !path.is_empty())
+            .ok_or(SpecError::NoModule)?;
+        let metering = if plan.metered() {
+            Metering::Metered
+        } else {
+            Metering::Plain
+        };
+        let fuel_limit = limit(task, "fuel").map(|fuel| fuel as u64);
+        if fuel_limit.is_some() && metering == Metering::Plain {
+            return Err(SpecError::NotMetered);
+        }
+        let wasm = task
+            .container
+            .as_ref()
+            .and_then(|container| container.wasm.as_ref());
+        if let Some(preopen) = wasm.and_then(|wasm| wasm.preopens.first()) {
+            return Err(SpecError::Preopen {
+                path: preopen.host_path.clone(),
+            });
+        }
+        Ok(Self {
+            task_id: task.task_id.value.clone(),
+            module: ModuleFile {
+                sha256: plan.module_sha256().to_owned(),
+                compiled: PathBuf::from(compiled),
+                metering,
+            },
+            sandbox: PathBuf::from(&plan.sandbox),
+            arguments: plan.arguments.clone(),
+            environment: plan
+                .environment
+                .iter()
+                .map(|variable| (variable.name.clone(), variable.value().to_owned()))
+                .collect(),
+            entrypoint: wasm
+                .map(ext::WasmInfo::entrypoint)
+                .filter(|name| !name.is_empty())
+                .unwrap_or("_start")
+                .to_owned(),
+            memory_limit: memory_limit(task),
+            memory_policy: match wasm.map(ext::WasmInfo::memory_policy) {
+                Some(wasm_info::MemoryPolicy::Refuse) => MemoryPolicy::Refuse,
+                Some(wasm_info::MemoryPolicy::EndTask) | None => MemoryPolicy::EndTask,
+            },
+            fuel_limit,
+            time_limit: task
+                .max_completion_time
+                .map(|time| Duration::from_nanos(u64::try_from(time.nanoseconds).unwrap_or(0))),
+            cpus: resource(task, "cpus").unwrap_or(0.0),
+        })
+    }
+}
+
+/// A limit that is one: infinity is how a task says that it wants none.
+fn limit(task: &TaskInfo, name: &str) -> Option<f64> {
+    let value = task.limits.get(name)?.value;
+    value.is_finite().then_some(value.max(0.0))
+}
+
+fn resource(task: &TaskInfo, name: &str) -> Option<f64> {
+    let amounts = task
+        .resources
+        .iter()
+        .filter(|resource| resource.name == name)
+        .filter_map(|resource| resource.scalar.as_ref());
+    amounts
+        .map(|scalar| scalar.value)
+        .reduce(|sum, value| sum + value)
+}
+
+fn memory_limit(task: &TaskInfo) -> Option<u64> {
+    let megabytes = match task.limits.get("mem") {
+        Some(_) => limit(task, "mem"),
+        None => resource(task, "mem"),
+    };
+    megabytes.map(|megabytes| (megabytes * 1_048_576.0).round() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use tepui_api::v1::{
+        ContainerInfo, DurationInfo, Environment, Resource, TaskId, environment, value,
+    };
+
+    use super::*;
+
+    fn task() -> TaskInfo {
+        let scalar = |name: &str, value| Resource {
+            name: name.to_owned(),
+            r#type: value::Type::Scalar as i32,
+            scalar: Some(value::Scalar { value }),
+            ..Resource::default()
+        };
+        TaskInfo {
+            task_id: TaskId {
+                value: "t".to_owned(),
+            },
+            resources: vec![scalar("cpus", 0.5), scalar("mem", 16.0), scalar("mem", 8.5)],
+            max_completion_time: Some(DurationInfo {
+                nanoseconds: 2_000_000_000,
+            }),
+            plan: Some(ext::LaunchPlan {
+                body: launch_plan::Body::Wasm as i32,
+                sandbox: "/box".to_owned(),
+                compiled_path: Some("/cache/x".to_owned()),
+                module_sha256: Some("ab".to_owned()),
+                arguments: vec!["hello".to_owned(), "world".to_owned()],
+                environment: Environment {
+                    variables: vec![environment::Variable {
+                        name: "A".to_owned(),
+                        value: Some("1".to_owned()),
+                        ..environment::Variable::default()
+                    }],
+                }
+                .variables,
+                ..ext::LaunchPlan::default()
+            }),
+            ..TaskInfo::default()
+        }
+    }
+
+    #[test]
+    fn a_task_is_read_with_its_limits() {
+        let spec = TaskSpec::from_task(&task()).expect("it can run");
+        assert_eq!(spec.memory_limit, Some(24 * (1 << 20) + (1 << 19)));
+        assert_eq!(spec.time_limit, Some(Duration::from_secs(2)));
+        assert_eq!(spec.entrypoint, "_start");
+        assert_eq!(spec.environment, [("A".to_owned(), "1".to_owned())]);
+        assert_eq!(spec.fuel_limit, None);
+    }
+
+    #[test]
+    fn a_limit_goes_before_the_resource_and_infinity_is_none() {
+        let mut task = task();
+        task.limits
+            .insert("mem".to_owned(), value::Scalar { value: 100.0 });
+        let spec = TaskSpec::from_task(&task).expect("it can run");
+        assert_eq!(spec.memory_limit, Some(100 << 20));
+        task.limits.insert(
+            "mem".to_owned(),
+            value::Scalar {
+                value: f64::INFINITY,
+            },
+        );
+        let spec = TaskSpec::from_task(&task).expect("it can run");
+        assert_eq!(spec.memory_limit, None);
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_refused_rather_than_ignored() {
+        let mut fuel = task();
+        fuel.limits
+            .insert("fuel".to_owned(), value::Scalar { value: 5.0 });
+        assert_eq!(TaskSpec::from_task(&fuel), Err(SpecError::NotMetered));
+
+        let mut preopen = task();
+        preopen.container = Some(ContainerInfo {
+            wasm: Some(ext::WasmInfo {
+                preopens: vec![wasm_info::Preopen {
+                    host_path: "/etc".to_owned(),
+                    guest_path: "/etc".to_owned(),
+                    read_only: None,
+                }],
+                ..ext::WasmInfo::default()
+            }),
+            ..ContainerInfo::default()
+        });
+        assert!(matches!(
+            TaskSpec::from_task(&preopen),
+            Err(SpecError::Preopen { path }) if path == "/etc"
+        ));
+
+        let mut bare = task();
+        bare.plan = None;
+        assert_eq!(TaskSpec::from_task(&bare), Err(SpecError::NoPlan));
+    }
+}

@@ -1,0 +1,2 @@
+;; Uses up its stack.
+(module (func $deeper (export "_start") (call $deeper) (call $deeper)))
