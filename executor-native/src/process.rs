@@ -1,0 +1,282 @@
+//! Starting a task's process, and hearing of its end without polling.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::{Gid, Pid, Uid, User, getgrouplist};
+use tokio::signal::unix::Signal as Signals;
+use tokio::sync::oneshot;
+
+/// Why a process was not started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error("the task has no command")]
+    NoCommand,
+    #[error("the user {name} does not exist on this agent")]
+    NoUser { name: String },
+    #[error("the user {name} cannot be looked up: {source}")]
+    User { name: String, source: Errno },
+    #[error("cannot open {}: {source}", .path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("cannot run {program}: {source}")]
+    Run { program: String, source: io::Error },
+}
+
+/// What to start.
+pub(crate) struct Start<'a> {
+    /// Looked for in the task's own PATH unless it has a slash; relative to the sandbox.
+    pub(crate) program: &'a str,
+    /// Name first.
+    pub(crate) arguments: &'a [String],
+    pub(crate) environment: Vec<(&'a str, &'a str)>,
+    pub(crate) sandbox: &'a Path,
+    /// Whom to become.
+    pub(crate) user: Option<&'a str>,
+    /// The files to write `0` to, see [`Group::doors`](crate::group::Group::doors).
+    pub(crate) doors: Vec<CString>,
+}
+
+/// A user as the kernel wants it.
+struct Identity {
+    user: Uid,
+    group: Gid,
+    /// As numbers, for the child must not allocate.
+    groups: Vec<libc::gid_t>,
+}
+
+impl Identity {
+    fn of(name: &str) -> Result<Self, StartError> {
+        let failed = |source| StartError::User {
+            name: name.to_owned(),
+            source,
+        };
+        let user = User::from_name(name)
+            .map_err(failed)?
+            .ok_or_else(|| StartError::NoUser {
+                name: name.to_owned(),
+            })?;
+        let c_name = CString::new(name).map_err(|_| failed(Errno::EINVAL))?;
+        let groups = getgrouplist(&c_name, user.gid).map_err(failed)?;
+        Ok(Self {
+            user: user.uid,
+            group: user.gid,
+            groups: groups.into_iter().map(Gid::as_raw).collect(),
+        })
+    }
+}
+
+/// Starts the process: in its cgroup from its first instruction on, leader of a session of its own.
+pub(crate) fn start(
+    reaper: &Reaper,
+    start: Start<'_>,
+) -> Result<(Pid, oneshot::Receiver<Exit>), StartError> {
+    let name = start
+        .arguments
+        .first()
+        .map_or(start.program, String::as_str);
+    if start.program.is_empty() {
+        return Err(StartError::NoCommand);
+    }
+    let identity = match start.user {
+        Some(user) if nix::unistd::geteuid().is_root() => Some(Identity::of(user)?),
+        Some(user) => {
+            tracing::debug!(user, "not root: the task runs as whoever the agent is");
+            None
+        }
+        None => None,
+    };
+    let output = |file: &str| {
+        let path = start.sandbox.join(file);
+        let opened = OpenOptions::new().append(true).create(true).open(&path);
+        let owned = opened.and_then(|opened| give(&path, identity.as_ref()).map(|()| opened));
+        owned.map_err(|source| StartError::File { path, source })
+    };
+    let (stdout, stderr): (File, File) = (output("stdout")?, output("stderr")?);
+    give(start.sandbox, identity.as_ref()).map_err(|source| StartError::File {
+        path: start.sandbox.to_owned(),
+        source,
+    })?;
+
+    let mut command = Command::new(start.program);
+    command
+        .arg0(name)
+        .args(start.arguments.iter().skip(1))
+        .env_clear()
+        .envs(start.environment)
+        .current_dir(start.sandbox)
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(stderr);
+    let doors = start.doors;
+    let become_task = move || {
+        for door in &doors {
+            enter(door)?;
+        }
+        lead_session()?;
+        if let Some(identity) = &identity {
+            become_user(identity)?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec only async-signal-safe calls may be made, for other threads may have held locks at the
+    // fork. The closure makes system calls alone: no allocation, no lock; its errors are bare numbers.
+    unsafe { command.pre_exec(become_task) };
+    reaper
+        .spawn(&mut command)
+        .map_err(|source| StartError::Run {
+            program: start.program.to_owned(),
+            source,
+        })
+}
+
+fn give(path: &Path, identity: Option<&Identity>) -> io::Result<()> {
+    let Some(identity) = identity else {
+        return Ok(());
+    };
+    nix::unistd::chown(path, Some(identity.user), Some(identity.group)).map_err(io::Error::from)
+}
+
+/// Moves the calling process into a cgroup. Async-signal-safe.
+fn enter(door: &CStr) -> io::Result<()> {
+    // SAFETY: the path is a C string, and the descriptor is closed by whom it was opened.
+    let written = unsafe {
+        let file = libc::open(door.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if file < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let written = libc::write(file, b"0".as_ptr().cast(), 1);
+        let error = Errno::last_raw();
+        libc::close(file);
+        if written == 1 { Ok(()) } else { Err(error) }
+    };
+    written.map_err(io::Error::from_raw_os_error)
+}
+
+/// Async-signal-safe.
+fn lead_session() -> io::Result<()> {
+    nix::unistd::setsid().map(drop).map_err(io::Error::from)
+}
+
+/// Gives up root for good. Async-signal-safe.
+fn become_user(identity: &Identity) -> io::Result<()> {
+    // SAFETY: the list is as long as it says.
+    if unsafe { libc::setgroups(identity.groups.len(), identity.groups.as_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    nix::unistd::setresgid(identity.group, identity.group, identity.group)?;
+    nix::unistd::setresuid(identity.user, identity.user, identity.user)?;
+    Ok(())
+}
+
+/// How a task's main process ended and what the kernel counted for it and the children it has waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Exit {
+    /// As wait(2) has it.
+    pub(crate) status: i32,
+    pub(crate) cpu_time_ns: u64,
+    pub(crate) memory_peak_bytes: u64,
+}
+
+/// Starts processes and reaps them, and the orphans that come to us with them.
+///
+/// Nothing else in the process may wait for children. Starting and reaping exclude each other, so that no child is reaped
+/// before it is known to whom its end matters, nor one whose exec failed (std waits for that itself).
+#[derive(Default)]
+pub(crate) struct Reaper {
+    awaited: Mutex<HashMap<Pid, oneshot::Sender<Exit>>>,
+}
+
+impl Reaper {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Pid, oneshot::Sender<Exit>>> {
+        // Nothing that holds the lock can leave the map half changed.
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spawn(&self, command: &mut Command) -> io::Result<(Pid, oneshot::Receiver<Exit>)> {
+        let (sender, receiver) = oneshot::channel();
+        let mut awaited = self.lock();
+        let child = command.spawn()?;
+        let pid = Pid::from_raw(child.id().cast_signed());
+        awaited.insert(pid, sender);
+        Ok((pid, receiver))
+    }
+
+    /// Reaps whenever SIGCHLD says that there is something to reap.
+    pub(crate) async fn run(self: Arc<Self>, mut children: Signals) {
+        while children.recv().await.is_some() {
+            while self.reap_one() {}
+        }
+    }
+
+    /// Reaps one child that has ended, if there is one.
+    fn reap_one(&self) -> bool {
+        let mut awaited = self.lock();
+        // Left a zombie at first: until it is reaped, its number, also that of its process group, means nobody else.
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let ended = match waitid(Id::All, flags) {
+            Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) => pid,
+            Ok(_) | Err(Errno::ECHILD) => return false,
+            Err(Errno::EINTR) => return true,
+            Err(error) => {
+                tracing::error!(%error, "cannot wait for children");
+                return false;
+            }
+        };
+        let sender = awaited.remove(&ended);
+        if sender.is_some() {
+            // What the task leaves behind in its process group goes with it. Mostly there is nobody.
+            killpg(ended, Signal::SIGKILL).ok();
+        }
+        let exit = reap(ended);
+        if let (Some(sender), Some(exit)) = (sender, exit) {
+            // The task's supervision may have broken; then nobody asks.
+            sender.send(exit).ok();
+        }
+        true
+    }
+}
+
+fn reap(pid: Pid) -> Option<Exit> {
+    let mut status = 0;
+    // SAFETY: rusage is plain numbers, for which zeroes are fine.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to live values of the right types.
+    let reaped = unsafe { libc::wait4(pid.as_raw(), &raw mut status, 0, &raw mut usage) };
+    if reaped != pid.as_raw() {
+        tracing::error!(%pid, error = %Errno::last(), "a child that has ended cannot be reaped");
+        return None;
+    }
+    let nanoseconds = |time: libc::timeval| {
+        time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_usec.unsigned_abs() * 1_000
+    };
+    Some(Exit {
+        status,
+        cpu_time_ns: nanoseconds(usage.ru_utime) + nanoseconds(usage.ru_stime),
+        // In KiB on Linux.
+        memory_peak_bytes: usage.ru_maxrss.unsigned_abs() * 1024,
+    })
+}
+
+/// Whether there is such a directory; said first, because exec would say it of the program.
+pub(crate) fn check_sandbox(sandbox: &Path) -> Result<(), StartError> {
+    let found = fs::metadata(sandbox).and_then(|found| {
+        if found.is_dir() {
+            Ok(())
+        } else {
+            Err(io::Error::from(io::ErrorKind::NotADirectory))
+        }
+    });
+    found.map_err(|source| StartError::File {
+        path: sandbox.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,406 @@
+//! One task from LAUNCH to its last status.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tepui_api::ext::{LaunchPlan, TaskUsage, launch_plan};
+use tepui_api::v1::container_info;
+use tepui_api::v1::task_status::Reason;
+use tepui_api::v1::{CommandInfo, KillPolicy, TaskInfo, TaskState, TaskStatus};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::Shared;
+use crate::amounts::Limits;
+use crate::group::{Group, GroupError, Usage};
+use crate::process::{self, Exit, Start, StartError};
+use crate::verdict::{self, Ending, Intervention, Memory};
+
+/// What a task gets between SIGTERM and SIGKILL if nobody says otherwise. Mesos's default.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// What others want of a running task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Control {
+    /// Its framework has it killed.
+    Kill {
+        /// Overrides the task's own.
+        grace: Option<Duration>,
+    },
+    /// The executor ends; the task has at most this long.
+    End { grace: Duration },
+}
+
+/// The grace a kill policy names.
+pub(crate) fn grace_of(policy: Option<&KillPolicy>) -> Option<Duration> {
+    let grace = policy?.grace_period.as_ref()?;
+    Some(duration(grace.nanoseconds))
+}
+
+fn duration(nanoseconds: i64) -> Duration {
+    Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0))
+}
+
+/// A task whose process runs.
+struct Running {
+    pid: Pid,
+    exit: oneshot::Receiver<Exit>,
+    /// `None`: its limits are not enforced.
+    group: Option<Arc<Group>>,
+    began: Instant,
+}
+
+/// A task that has ended, of which the last is yet to be said.
+pub(crate) struct Ended {
+    pub(crate) task: Arc<TaskInfo>,
+    /// The last status.
+    pub(crate) status: TaskStatus,
+    /// To be removed; nothing is in it any more.
+    pub(crate) group: Option<Arc<Group>>,
+}
+
+/// Runs a task to its end, and reports everything but that.
+pub(crate) async fn run(
+    shared: &Arc<Shared>,
+    task: TaskInfo,
+    mut control: mpsc::UnboundedReceiver<Control>,
+) -> Ended {
+    let task = Arc::new(task);
+    report(
+        shared,
+        &task,
+        TaskStatus {
+            state: TaskState::TaskStarting as i32,
+            ..TaskStatus::default()
+        },
+    );
+    let limits = Limits::of(&task);
+    let started = tokio::task::spawn_blocking({
+        let (shared, task) = (Arc::clone(shared), Arc::clone(&task));
+        move || start(&shared, &task, &limits)
+    });
+    let mut running = match started.await.expect("starting does not panic") {
+        Ok(running) => running,
+        Err(error) => {
+            let failed = TaskStatus {
+                state: TaskState::TaskFailed as i32,
+                ..TaskStatus::default()
+            };
+            let failed = failed
+                .with_reason(Reason::ContainerLaunchFailed)
+                .with_message(error.to_string());
+            return Ended {
+                task,
+                status: failed,
+                group: None,
+            };
+        }
+    };
+    let mut status = TaskStatus {
+        state: TaskState::TaskRunning as i32,
+        ..TaskStatus::default()
+    };
+    if running.group.is_none() {
+        status.message = Some("no cgroups: limits are not enforced".to_owned());
+    }
+    report(shared, &task, status);
+
+    let (exit, intervention) = supervise(shared, &task, &mut running, &mut control).await;
+    let wall_time = running.began.elapsed();
+    let group = running.group.clone();
+    let used = match group.clone() {
+        None => None,
+        // What is left of the task ends with it; killing blocks.
+        Some(group) => tokio::task::spawn_blocking(move || {
+            if !group.kill() {
+                tracing::error!(?group, "processes of a task do not end");
+            }
+            Some(group.usage())
+        })
+        .await
+        .expect("killing does not panic"),
+    };
+    let status = last_status(exit, intervention, used, &limits, wall_time);
+    Ended {
+        task,
+        status,
+        group,
+    }
+}
+
+/// Tells the agent, and the log.
+pub(crate) fn report(shared: &Shared, task: &TaskInfo, mut status: TaskStatus) {
+    status.task_id = task.task_id.clone();
+    status.agent_id = Some(task.agent_id.clone());
+    tracing::info!(
+        task = task.task_id.value,
+        state = status.state().as_str_name(),
+        message = status.message()
+    );
+    shared.handle.update(status);
+}
+
+fn last_status(
+    exit: Option<Exit>,
+    intervention: Intervention,
+    used: Option<Usage>,
+    limits: &Limits,
+    wall_time: Duration,
+) -> TaskStatus {
+    let group = used.unwrap_or_default();
+    // Without a cgroup, what the kernel counted for the main process is better than nothing.
+    let memory_peak_bytes = group
+        .memory_peak_bytes
+        .or(exit.map(|exit| exit.memory_peak_bytes));
+    let enforced = limits.memory_bytes.filter(|_| used.is_some());
+    let mut status = match exit {
+        Some(exit) => verdict::judge(
+            Ending::from_wait(exit.status),
+            intervention,
+            Memory {
+                kills: group.memory_kills,
+                limit_bytes: enforced,
+                peak_bytes: group.memory_peak_bytes,
+            },
+        ),
+        None => TaskStatus {
+            state: TaskState::TaskFailed as i32,
+            ..TaskStatus::default()
+        }
+        .with_message("how the command ended is not known"),
+    };
+    status.usage = Some(TaskUsage {
+        memory_peak_bytes,
+        memory_limit_bytes: enforced,
+        cpu_time_ns: group.cpu_time_ns.or(exit.map(|exit| exit.cpu_time_ns)),
+        wall_time_ns: Some(u64::try_from(wall_time.as_nanos()).unwrap_or(u64::MAX)),
+        body: Some(launch_plan::Body::Native as i32),
+        ..TaskUsage::default()
+    });
+    status
+}
+
+/// Waits for the end, and brings it about where that is asked for. The exit is `None` if it could not be learnt.
+async fn supervise(
+    shared: &Shared,
+    task: &TaskInfo,
+    running: &mut Running,
+    control: &mut mpsc::UnboundedReceiver<Control>,
+) -> (Option<Exit>, Intervention) {
+    let completion = task
+        .max_completion_time
+        .as_ref()
+        .map(|limit| duration(limit.nanoseconds));
+    let mut too_long = completion.map(|limit| running.began + limit);
+    let mut deadline: Option<Instant> = None;
+    let mut intervention = Intervention::None;
+    loop {
+        tokio::select! {
+            exit = &mut running.exit => return (exit.ok(), intervention),
+            Some(asked) = control.recv() => {
+                let of_task = || grace_of(task.kill_policy.as_ref()).unwrap_or(GRACE);
+                let grace = match asked {
+                    Control::Kill { grace } => grace.unwrap_or_else(of_task),
+                    Control::End { grace } => grace.min(of_task()),
+                };
+                let until = Instant::now() + grace;
+                // Asked twice, the sooner holds.
+                let first = deadline.is_none();
+                deadline = Some(deadline.map_or(until, |earlier| earlier.min(until)));
+                if intervention == Intervention::None {
+                    intervention = Intervention::Killed;
+                    if shared.knows_killing.load(Ordering::Relaxed) {
+                        let killing = TaskStatus { state: TaskState::TaskKilling as i32, ..TaskStatus::default() };
+                        report(shared, task, killing);
+                    }
+                }
+                if first && !grace.is_zero() {
+                    terminate(running);
+                }
+            }
+            () = until(deadline) => {
+                // Once is enough: what cannot be killed now cannot be killed later either.
+                deadline = None;
+                kill(running).await;
+            }
+            () = until(too_long) => {
+                too_long = None;
+                if intervention == Intervention::None {
+                    intervention = Intervention::TimedOut(completion.unwrap_or_default());
+                    kill(running).await;
+                }
+            }
+        }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Asks every process of the task to end.
+fn terminate(running: &Running) {
+    match &running.group {
+        Some(group) => group.signal(Signal::SIGTERM),
+        None => signal_processes(running.pid, Signal::SIGTERM),
+    }
+}
+
+/// Ends every process of the task.
+async fn kill(running: &Running) {
+    match running.group.clone() {
+        // Whether all are gone is seen to when the main process has ended.
+        Some(group) => tokio::task::spawn_blocking(move || group.kill_once())
+            .await
+            .expect("killing does not panic"),
+        None => signal_processes(running.pid, Signal::SIGKILL),
+    }
+}
+
+fn signal_processes(leader: Pid, signal: Signal) {
+    // It fails if there is nobody left, which is what is wanted.
+    if let Err(error) = killpg(leader, signal) {
+        tracing::debug!(%leader, %error, "a process group cannot be signalled");
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum LaunchError {
+    #[error("the agent sent no launch plan with the task")]
+    NoPlan,
+    #[error("the agent sent a task that is not native")]
+    NotNative,
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// Makes the cgroup and starts the process in it. Blocks.
+fn start(shared: &Shared, task: &TaskInfo, limits: &Limits) -> Result<Running, LaunchError> {
+    let plan = task.plan.as_ref().ok_or(LaunchError::NoPlan)?;
+    if plan.body() != launch_plan::Body::Native {
+        return Err(LaunchError::NotNative);
+    }
+    let sandbox = Path::new(&plan.sandbox);
+    process::check_sandbox(sandbox)?;
+    let group = match make_group(shared, plan, limits) {
+        Ok(group) => group,
+        Err(error) => {
+            tracing::warn!(%error, task = task.task_id.value, "no cgroup: its limits are not enforced");
+            None
+        }
+    };
+    let command = native_command(task);
+    let started = process::start(
+        &shared.reaper,
+        Start {
+            program: program(command, plan),
+            arguments: &plan.arguments,
+            environment: plan
+                .environment
+                .iter()
+                .map(|set| (set.name.as_str(), set.value()))
+                .collect(),
+            sandbox,
+            user: command
+                .and_then(|command| command.user.as_deref())
+                .filter(|user| !user.is_empty()),
+            doors: group.as_ref().map(Group::doors).unwrap_or_default(),
+        },
+    );
+    match started {
+        Ok((pid, exit)) => Ok(Running {
+            pid,
+            exit,
+            group: group.map(Arc::new),
+            began: Instant::now(),
+        }),
+        Err(error) => {
+            if let Some(group) = group {
+                group.remove();
+            }
+            Err(error.into())
+        }
+    }
+}
+
+fn make_group(
+    shared: &Shared,
+    plan: &LaunchPlan,
+    limits: &Limits,
+) -> Result<Option<Group>, GroupError> {
+    let Some(cgroups) = &shared.cgroups else {
+        return Ok(None);
+    };
+    let name = format!("{}/{}", cgroups.parent, plan.container_id);
+    Group::create(&cgroups.hierarchies, name, limits).map(Some)
+}
+
+/// The command the native body comes from: of a task that could also run as wasm, the fallback.
+fn native_command(task: &TaskInfo) -> Option<&CommandInfo> {
+    let wasm = task
+        .container
+        .as_ref()
+        .filter(|container| container.r#type() == container_info::Type::Wasm)
+        .and_then(|container| container.wasm.as_ref());
+    wasm.and_then(|wasm| wasm.fallback.as_ref())
+        .or(task.command.as_ref())
+}
+
+/// The file to execute. Mesos lets a command without shell call itself otherwise than its file is called.
+fn program<'a>(command: Option<&'a CommandInfo>, plan: &'a LaunchPlan) -> &'a str {
+    let named = command
+        .filter(|command| !command.shell())
+        .and_then(|command| command.value.as_deref());
+    named
+        .filter(|value| !value.is_empty())
+        .or(plan.arguments.first().map(String::as_str))
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use tepui_api::v1::DurationInfo;
+
+    use super::*;
+
+    #[test]
+    fn a_kill_policy_without_a_grace_leaves_it_to_the_task() {
+        assert_eq!(grace_of(None), None);
+        assert_eq!(grace_of(Some(&KillPolicy::default())), None);
+        let policy = |nanoseconds| KillPolicy {
+            grace_period: Some(DurationInfo { nanoseconds }),
+        };
+        assert_eq!(
+            grace_of(Some(&policy(1_500_000_000))),
+            Some(Duration::from_millis(1500))
+        );
+        assert_eq!(grace_of(Some(&policy(-1))), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_command_without_shell_may_call_itself_otherwise() {
+        let plan = LaunchPlan {
+            arguments: vec!["name".into(), "x".into()],
+            ..LaunchPlan::default()
+        };
+        let command = CommandInfo {
+            value: Some("/bin/echo".into()),
+            shell: Some(false),
+            ..CommandInfo::default()
+        };
+        assert_eq!(program(Some(&command), &plan), "/bin/echo");
+        let command = CommandInfo {
+            shell: Some(true),
+            ..command
+        };
+        assert_eq!(program(Some(&command), &plan), "name");
+        assert_eq!(program(None, &LaunchPlan::default()), "");
+    }
+}
