@@ -1,2 +1,84 @@
-//! Skeleton.
-fn main() {}
+//! The `tepui` command: every role of the cluster and every client of it.
+//!
+//! Data goes to stdout; everything said to a person goes to stderr.
+#![allow(clippy::print_stdout, reason = "a command's result goes to stdout")]
+
+mod agents;
+mod artifact;
+mod client;
+mod dev;
+mod logs;
+mod ps;
+mod roles;
+mod run;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser, Debug)]
+#[command(
+    name = "tepui",
+    version,
+    about = "A cluster whose tasks are WebAssembly modules"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run a master and agents here, for development
+    Dev(dev::Dev),
+    /// Run a master
+    Master(roles::Master),
+    /// Run an agent
+    Agent(roles::Agent),
+    /// Run one task, stream its output, exit with its exit code
+    Run(run::Run),
+    /// List tasks
+    Ps(ps::Ps),
+    /// Print a file of a task's sandbox: its stdout unless told otherwise
+    Logs(logs::Logs),
+    /// List agents
+    Agents(agents::Agents),
+    /// Keep modules and data at the master, for tasks to fetch
+    Artifact(artifact::Artifact),
+    /// Run as the wasm executor of one framework (agents start it)
+    #[command(hide = true, name = "executor-wasm")]
+    ExecutorWasm,
+    /// Run as the native executor of one framework (agents start it)
+    #[command(hide = true, name = "executor-native")]
+    ExecutorNative,
+    /// Compile one module (agents start it)
+    #[command(hide = true)]
+    Compile(roles::Compile),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // The one crypto provider; building an HTTPS client without it would panic.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let result = match arguments.command {
+        Command::Dev(dev) => dev.run(),
+        Command::Master(master) => master.run(),
+        Command::Agent(agent) => agent.run(),
+        Command::Run(run) => run.run(),
+        Command::Ps(ps) => ps.run(),
+        Command::Logs(logs) => logs.run(),
+        Command::Agents(agents) => agents.run(),
+        Command::Artifact(artifact) => artifact.run(),
+        Command::ExecutorWasm => roles::executor_wasm(),
+        Command::ExecutorNative => roles::executor_native(),
+        Command::Compile(compile) => compile.run(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("tepui: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}

@@ -1,0 +1,638 @@
+//! `tepui run`: one task, its output here, its exit code ours.
+//!
+//! It is an ordinary framework: everything goes through the v1 API by the scheduler SDK.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use tepui_api::v1;
+use tepui_api::v1::task_status::Reason;
+use tepui_sdk_scheduler::{Config, Event, Events, Scheduler, connect};
+
+use crate::client::{self, Client, MasterAddress};
+use crate::logs;
+
+/// Exit codes that say the task did not end by itself. A guest may use the same numbers; the line on stderr tells.
+mod exit {
+    /// The memory limit was reached.
+    pub(super) const MEMORY: u8 = 201;
+    /// The fuel limit was reached.
+    pub(super) const FUEL: u8 = 202;
+    /// The time limit was reached.
+    pub(super) const TIME: u8 = 203;
+    /// The module trapped.
+    pub(super) const TRAP: u8 = 204;
+    /// The task could not be started: fetching, compiling, linking or executing it failed.
+    pub(super) const START: u8 = 205;
+    /// The platform lost the task: its agent or executor went away.
+    pub(super) const LOST: u8 = 206;
+    /// Somebody killed the task.
+    pub(super) const KILLED: u8 = 207;
+    /// The master refused the task.
+    pub(super) const REFUSED: u8 = 208;
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Without FILE the words after -- are a native command: tepui run -- ls -l /\n\n\
+Exit codes: the task's own; 201 memory, 202 fuel, 203 time limit; 204 trap; 205 could not start; 206 lost; \
+207 killed; 208 refused by the master."
+)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    master: MasterAddress,
+    /// A wasm module, a .wat text or a native program: a file here or a URL
+    #[arg(value_name = "FILE|URL")]
+    program: Option<String>,
+    /// Fuel the task may burn, in all
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    fuel: Option<u64>,
+    /// Memory: 64MB, 1GiB; a plain number is MB
+    #[arg(long, default_value = "128MB", value_parser = parse_mem)]
+    mem: u64,
+    /// Share of CPUs
+    #[arg(long, default_value = "0.5", value_parser = parse_cpus, allow_negative_numbers = true)]
+    cpus: f64,
+    /// Longest time it may run: 500ms, 10s, 5mins
+    #[arg(long, value_parser = parse_time)]
+    time: Option<Duration>,
+    /// An environment variable, NAME=VALUE; may be repeated
+    #[arg(long, value_parser = parse_variable)]
+    env: Vec<(String, String)>,
+    /// A further file to fetch into the sandbox: URL or URL=NAME; may be repeated
+    #[arg(long, value_name = "URL[=NAME]")]
+    fetch: Vec<String>,
+    /// The role whose share it runs in
+    #[arg(long, default_value = "*")]
+    role: String,
+    /// The task's name; its id begins with it
+    #[arg(long)]
+    name: Option<String>,
+    /// Arguments of the task
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+fn parse_mem(text: &str) -> Result<u64, String> {
+    match tepui_model::parse_size(text) {
+        Ok(bytes) if bytes >= 1 << 20 => Ok(bytes),
+        Ok(_) => Err("a task needs at least 1 MB".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn parse_cpus(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(cpus) if cpus.is_finite() && cpus >= 0.001 => Ok(cpus),
+        _ => Err("a number of CPUs of at least 0.001, such as 0.5".to_owned()),
+    }
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    match tepui_model::parse_duration(text) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        Ok(_) => Err("a task needs more time than none".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn parse_variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("an environment variable is given as NAME=VALUE".to_owned()),
+    }
+}
+
+/// What is to be run, and what has to be fetched for it.
+struct Body {
+    name: String,
+    uris: Vec<v1::command_info::Uri>,
+    words: Vec<String>,
+}
+
+impl Run {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        client::block_on(async {
+            let client = Client::new(&self.master)?;
+            let body = self.body(&client).await?;
+            self.execute(&client, body).await
+        })
+    }
+
+    async fn body(&self, client: &Client) -> anyhow::Result<Body> {
+        let mut uris = Vec::new();
+        for fetch in &self.fetch {
+            let (url, name) = match fetch.rsplit_once('=') {
+                Some((url, name)) if !name.contains('/') && !name.contains('&') => {
+                    (url, Some(name.to_owned()))
+                }
+                _ => (fetch.as_str(), None),
+            };
+            uris.push(v1::command_info::Uri {
+                value: url.to_owned(),
+                output_file: name,
+                ..Default::default()
+            });
+        }
+        let Some(program) = &self.program else {
+            let Some(first) = self.arguments.first() else {
+                bail!(
+                    "nothing to run: give a module (tepui run hello.wasm) or a command (tepui run -- ls -l)"
+                );
+            };
+            if self.fuel.is_some() {
+                bail!(
+                    "--fuel is counted by the wasm runtime; a native command has none: use --time"
+                );
+            }
+            let name = Path::new(first)
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or("command");
+            return Ok(Body {
+                name: self.task_name(name),
+                uris,
+                words: self.arguments.clone(),
+            });
+        };
+        let (url, file, sha256) = if program.contains("://") {
+            let path = program.split(['?', '#']).next().unwrap_or(program);
+            let file = path
+                .rsplit('/')
+                .next()
+                .filter(|name| !name.is_empty())
+                .unwrap_or("program")
+                .to_owned();
+            (program.clone(), file, None)
+        } else {
+            let path = PathBuf::from(program);
+            let file = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .context("the file has no name")?
+                .to_owned();
+            let artifact = client.put_artifact(&path).await?;
+            let url = client::text(&artifact, &["url"]).to_owned();
+            (
+                url,
+                file,
+                Some(client::text(&artifact, &["sha256"]).to_owned()),
+            )
+        };
+        uris.insert(
+            0,
+            v1::command_info::Uri {
+                value: url,
+                output_file: Some(file.clone()),
+                executable: Some(true),
+                cache: Some(sha256.is_some()),
+                sha256,
+                ..Default::default()
+            },
+        );
+        let stem = file
+            .split('.')
+            .next()
+            .filter(|stem| !stem.is_empty())
+            .unwrap_or("task")
+            .to_owned();
+        let mut words = vec![format!("./{file}")];
+        words.extend(self.arguments.iter().cloned());
+        Ok(Body {
+            name: self.task_name(&stem),
+            uris,
+            words,
+        })
+    }
+
+    fn task_name(&self, default: &str) -> String {
+        let wished = self.name.as_deref().unwrap_or(default);
+        let allowed = |c: char| {
+            if c.is_control() || c.is_whitespace() || matches!(c, '/' | '\\') {
+                '-'
+            } else {
+                c
+            }
+        };
+        wished.chars().map(allowed).take(200).collect()
+    }
+
+    async fn execute(&self, client: &Client, body: Body) -> anyhow::Result<ExitCode> {
+        use v1::framework_info::capability::Type;
+        let capability = |kind: Type| v1::framework_info::Capability {
+            r#type: Some(kind as i32),
+        };
+        let framework = v1::FrameworkInfo {
+            user: nix::unistd::User::from_uid(nix::unistd::geteuid())
+                .ok()
+                .flatten()
+                .map_or_else(|| "nobody".to_owned(), |user| user.name),
+            name: format!("run {}", body.name),
+            // Long enough for this command to find a restarted master, short enough to leave nothing behind if it dies.
+            failover_timeout: Some(30.0),
+            checkpoint: Some(true),
+            roles: vec![self.role.clone()],
+            capabilities: vec![
+                capability(Type::MultiRole),
+                capability(Type::PartitionAware),
+                capability(Type::TaskKillingState),
+                capability(Type::ReservationRefinement),
+            ],
+            hostname: nix::unistd::gethostname()
+                .ok()
+                .and_then(|name| name.into_string().ok()),
+            ..Default::default()
+        };
+        let task_id = format!(
+            "{}-{}",
+            body.name,
+            &uuid::Uuid::new_v4().simple().to_string()[..8]
+        );
+        let mut config = Config::new(self.master.url()?, framework);
+        config.give_up_after = Some(Duration::from_secs(60));
+        let (scheduler, events) = connect(config);
+        let mut job = Job {
+            run: self,
+            client,
+            scheduler,
+            events,
+            task_id,
+            body,
+            framework_id: String::new(),
+            launched: None,
+        };
+        let code = job.follow_to_the_end().await;
+        // Whatever happened, nothing of ours stays behind; a master that is gone cannot be told.
+        let _ = tokio::time::timeout(Duration::from_secs(5), job.scheduler.teardown()).await;
+        code
+    }
+}
+
+struct Job<'a> {
+    run: &'a Run,
+    client: &'a Client,
+    scheduler: Scheduler,
+    events: Events,
+    task_id: String,
+    body: Body,
+    framework_id: String,
+    /// The agent the task went to.
+    launched: Option<v1::AgentId>,
+}
+
+impl Job<'_> {
+    async fn follow_to_the_end(&mut self) -> anyhow::Result<ExitCode> {
+        let mut output = None;
+        let mut patience = tokio::time::interval(Duration::from_secs(5));
+        patience.tick().await;
+        let mut nearest = String::from("no agent has offered anything yet");
+        let mut interrupted = false;
+        loop {
+            let event = tokio::select! {
+                event = self.events.next() => event,
+                _ = patience.tick(), if self.launched.is_none() => {
+                    eprintln!("tepui: waiting for {}: {nearest}", self.wish());
+                    continue;
+                }
+                _ = tokio::signal::ctrl_c() => {
+                    if self.launched.is_none() || interrupted {
+                        eprintln!("tepui: interrupted");
+                        return Ok(ExitCode::from(130));
+                    }
+                    interrupted = true;
+                    eprintln!("tepui: killing {} (once more to leave at once)", self.task_id);
+                    let task_id = v1::TaskId { value: self.task_id.clone() };
+                    self.scheduler.kill(&task_id, self.launched.as_ref()).await?;
+                    continue;
+                }
+            };
+            match event {
+                None => bail!(
+                    "the master at {} cannot be reached any more",
+                    self.run.master.url()?
+                ),
+                Some(Event::Subscribed { framework_id, .. }) => {
+                    self.framework_id = framework_id.value
+                }
+                Some(Event::Offers(offers)) => {
+                    for offer in offers {
+                        self.consider(offer, &mut nearest).await?;
+                    }
+                }
+                Some(Event::Disconnected { why }) => {
+                    eprintln!("tepui: the master is away ({why}); trying again")
+                }
+                Some(Event::Error(error)) => {
+                    eprintln!("tepui: the master refused: {error}");
+                    return Ok(ExitCode::from(exit::REFUSED));
+                }
+                Some(Event::Update(status)) if status.task_id.value == self.task_id => {
+                    let state = status.state();
+                    if state == v1::TaskState::TaskUnreachable {
+                        eprintln!(
+                            "tepui: the agent of {} is unreachable; waiting for it",
+                            self.task_id
+                        );
+                    }
+                    let began = matches!(
+                        state,
+                        v1::TaskState::TaskStarting | v1::TaskState::TaskRunning
+                    );
+                    if output.is_none()
+                        && (began || state.is_terminal())
+                        && status.agent_id.is_some()
+                    {
+                        output = Some(self.stream());
+                    }
+                    if state.is_terminal() {
+                        if let Some(output) = output {
+                            // The end of the streams; a lost agent would never send it.
+                            let _ = tokio::time::timeout(Duration::from_secs(10), output).await;
+                        }
+                        return Ok(self.verdict(&status));
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Copies stdout and stderr of the task here until both have ended.
+    fn stream(&self) -> tokio::task::JoinHandle<()> {
+        let (client, framework, task) = (
+            self.client.clone(),
+            self.framework_id.clone(),
+            self.task_id.clone(),
+        );
+        tokio::spawn(async move {
+            let mut stdout = std::io::stdout();
+            let mut stderr = std::io::stderr();
+            let (one, two) = tokio::join!(
+                follow(&client, &framework, &task, "stdout", &mut stdout),
+                follow(&client, &framework, &task, "stderr", &mut stderr),
+            );
+            for result in [one, two] {
+                if let Err(error) = result {
+                    eprintln!("tepui: the task's output cannot be shown: {error:#}");
+                }
+            }
+        })
+    }
+
+    fn wish(&self) -> String {
+        format!(
+            "cpus {}, mem {} MB in role {}",
+            self.run.cpus,
+            self.run.mem >> 20,
+            self.run.role
+        )
+    }
+
+    async fn consider(&mut self, offer: v1::Offer, nearest: &mut String) -> anyhow::Result<()> {
+        let held = |name: &str| -> f64 {
+            let of_that_name = offer
+                .resources
+                .iter()
+                .filter(|resource| resource.name == name);
+            of_that_name
+                .filter_map(|resource| resource.scalar.as_ref())
+                .map(|scalar| scalar.value)
+                .sum()
+        };
+        let mem = (self.run.mem >> 20) as f64;
+        let fits = held("cpus") >= self.run.cpus && held("mem") >= mem;
+        if self.launched.is_some() || !fits {
+            *nearest = format!(
+                "{} offered cpus {}, mem {} MB",
+                offer.hostname,
+                held("cpus"),
+                held("mem")
+            );
+            return Ok(self
+                .scheduler
+                .decline(std::slice::from_ref(&offer.id), None)
+                .await?);
+        }
+        let task = self.task(&offer, mem);
+        self.scheduler
+            .launch(std::slice::from_ref(&offer.id), vec![task])
+            .await?;
+        self.launched = Some(offer.agent_id);
+        // One task is all; further offers would only be declined.
+        self.scheduler.suppress(&[]).await?;
+        Ok(())
+    }
+
+    fn task(&self, offer: &v1::Offer, mem: f64) -> v1::TaskInfo {
+        let scalar = |name: &str, value: f64| v1::Resource {
+            name: name.to_owned(),
+            r#type: v1::value::Type::Scalar as i32,
+            scalar: Some(v1::value::Scalar { value }),
+            ..Default::default()
+        };
+        let variables = self
+            .run
+            .env
+            .iter()
+            .map(|(name, value)| v1::environment::Variable {
+                name: name.clone(),
+                value: Some(value.clone()),
+                ..Default::default()
+            });
+        let environment = v1::Environment {
+            variables: variables.collect(),
+        };
+        let nanoseconds = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+        v1::TaskInfo {
+            name: self.body.name.clone(),
+            task_id: v1::TaskId {
+                value: self.task_id.clone(),
+            },
+            agent_id: offer.agent_id.clone(),
+            resources: vec![scalar("cpus", self.run.cpus), scalar("mem", mem)],
+            command: Some(v1::CommandInfo {
+                uris: self.body.uris.clone(),
+                environment: (!self.run.env.is_empty()).then_some(environment),
+                shell: Some(false),
+                value: self.body.words.first().cloned(),
+                arguments: self.body.words.clone(),
+                ..Default::default()
+            }),
+            limits: self
+                .run
+                .fuel
+                .map(|fuel| ("fuel".to_owned(), v1::value::Scalar { value: fuel as f64 }))
+                .into_iter()
+                .collect(),
+            max_completion_time: self.run.time.map(|time| v1::DurationInfo {
+                nanoseconds: nanoseconds(time),
+            }),
+            ..Default::default()
+        }
+    }
+
+    /// The exit code of an ending, with a line on stderr unless the task simply exited.
+    fn verdict(&self, status: &v1::TaskStatus) -> ExitCode {
+        let message = status.message();
+        if let Some(code) = own_code(status.state(), message) {
+            return ExitCode::from(code);
+        }
+        let code = ended_by(status);
+        let mut lines = message.lines();
+        let first = lines.next().unwrap_or("no message");
+        let reason = status
+            .reason
+            .map(|_| format!(" ({})", status.reason().as_str_name()))
+            .unwrap_or_default();
+        eprintln!(
+            "tepui: {} {}: {first}{reason}",
+            self.task_id,
+            status.state().as_str_name()
+        );
+        for line in lines {
+            eprintln!("tepui:   {line}");
+        }
+        ExitCode::from(code)
+    }
+}
+
+/// Follows a file, going on where it stopped when the master was away in between.
+async fn follow(
+    client: &Client,
+    framework: &str,
+    task: &str,
+    file: &str,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    const PAUSE: Duration = Duration::from_millis(200);
+    let mut offset = 0;
+    let (mut reached, mut since) = (0, tokio::time::Instant::now());
+    loop {
+        let Err(error) =
+            logs::copy(client, Some(framework), task, file, true, &mut offset, out).await
+        else {
+            return Ok(());
+        };
+        if offset > reached {
+            (reached, since) = (offset, tokio::time::Instant::now());
+        }
+        if since.elapsed() > PATIENCE {
+            return Err(error);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// The exit code of a task that ended by itself.
+fn own_code(state: v1::TaskState, message: &str) -> Option<u8> {
+    match state {
+        v1::TaskState::TaskFinished => Some(0),
+        v1::TaskState::TaskFailed => {
+            let code = message.strip_prefix("Command exited with status ")?;
+            let digits: String = code.chars().take_while(char::is_ascii_digit).collect();
+            // What a process can hand to its parent is the low byte.
+            digits.parse::<u32>().ok().map(|code| (code & 0xff) as u8)
+        }
+        _ => None,
+    }
+}
+
+fn ended_by(status: &v1::TaskStatus) -> u8 {
+    use v1::TaskState as S;
+    let names_fuel = || {
+        let limited = status
+            .limitation
+            .iter()
+            .flat_map(|limitation| &limitation.resources);
+        limited.into_iter().any(|resource| resource.name == "fuel")
+    };
+    let reason = status.reason.map(|_| status.reason());
+    match (status.state(), reason) {
+        (S::TaskFailed, Some(Reason::ContainerLimitationMemory)) => exit::MEMORY,
+        (S::TaskFailed, Some(Reason::ContainerLimitation)) if names_fuel() => exit::FUEL,
+        (S::TaskFailed, Some(Reason::MaxCompletionTimeReached)) => exit::TIME,
+        (S::TaskFailed, Some(Reason::ContainerLaunchFailed)) => exit::START,
+        (S::TaskFailed, Some(Reason::ExecutorTerminated | Reason::ExecutorRegistrationTimeout)) => {
+            exit::LOST
+        }
+        (S::TaskFailed, _) => match status
+            .message()
+            .strip_prefix("Command terminated with signal ")
+        {
+            Some("SIGKILL") => 128 + 9,
+            Some("SIGTERM") => 128 + 15,
+            Some("SIGSEGV") => 128 + 11,
+            Some("SIGABRT") => 128 + 6,
+            Some(_) => 128,
+            None => exit::TRAP,
+        },
+        (S::TaskKilled, _) => exit::KILLED,
+        (S::TaskError, _) => exit::REFUSED,
+        _ => exit::LOST,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ended_by, exit, own_code, parse_cpus, parse_mem, parse_variable, v1};
+
+    #[test]
+    fn the_code_of_a_task_that_exited_is_passed_on() {
+        let failed = v1::TaskState::TaskFailed;
+        assert_eq!(own_code(failed, "Command exited with status 7"), Some(7));
+        assert_eq!(
+            own_code(failed, "Command exited with status 200"),
+            Some(200)
+        );
+        assert_eq!(own_code(v1::TaskState::TaskFinished, ""), Some(0));
+        assert_eq!(own_code(failed, "memory limit 64 MiB reached"), None);
+        assert_eq!(
+            own_code(v1::TaskState::TaskKilled, "Command exited with status 1"),
+            None
+        );
+    }
+
+    #[test]
+    fn an_ending_by_a_limit_has_a_code_of_its_own() {
+        let mut status = v1::TaskStatus {
+            state: v1::TaskState::TaskFailed as i32,
+            ..Default::default()
+        };
+        assert_eq!(ended_by(&status), exit::TRAP);
+        status.reason = Some(super::Reason::ContainerLimitationMemory as i32);
+        assert_eq!(ended_by(&status), exit::MEMORY);
+        status.reason = Some(super::Reason::MaxCompletionTimeReached as i32);
+        assert_eq!(ended_by(&status), exit::TIME);
+        status.reason = Some(super::Reason::ContainerLimitation as i32);
+        let fuel = v1::Resource {
+            name: "fuel".to_owned(),
+            ..Default::default()
+        };
+        status.limitation = Some(v1::TaskResourceLimitation {
+            resources: vec![fuel],
+        });
+        assert_eq!(ended_by(&status), exit::FUEL);
+        status.state = v1::TaskState::TaskLost as i32;
+        assert_eq!(ended_by(&status), exit::LOST);
+    }
+
+    #[test]
+    fn flags_refuse_what_makes_no_sense() {
+        assert!(parse_mem("0").is_err());
+        assert!(parse_mem("lots").is_err());
+        assert_eq!(parse_mem("64MB"), Ok(64 << 20));
+        assert!(parse_cpus("-1").is_err());
+        assert!(parse_cpus("NaN").is_err());
+        assert!(parse_variable("=x").is_err());
+        assert!(parse_variable("x").is_err());
+        assert_eq!(
+            parse_variable("A=b=c"),
+            Ok(("A".to_owned(), "b=c".to_owned()))
+        );
+    }
+}

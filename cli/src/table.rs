@@ -1,0 +1,48 @@
+//! Rows drawn as columns that line up.
+
+/// Prints rows under a heading; the last column is never padded.
+pub(crate) fn print(heading: &[&str], rows: &[Vec<String>]) {
+    print!("{}", render(heading, rows));
+}
+
+fn render(heading: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = heading.iter().map(|word| word.len()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    let heading: Vec<String> = heading.iter().map(|word| (*word).to_owned()).collect();
+    for row in std::iter::once(&heading).chain(rows) {
+        for (column, cell) in row.iter().enumerate() {
+            text.push_str(cell);
+            if column + 1 < row.len() {
+                let width = widths.get(column).copied().unwrap_or_default();
+                text.extend(std::iter::repeat_n(
+                    ' ',
+                    width.saturating_sub(cell.chars().count()) + 2,
+                ));
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::render;
+
+    #[test]
+    fn columns_line_up_and_the_last_is_not_padded() {
+        let rows = vec![
+            vec!["a".to_owned(), "b".to_owned()],
+            vec!["long".to_owned(), "c".to_owned()],
+        ];
+        assert_eq!(
+            render(&["ID", "STATE"], &rows),
+            "ID    STATE\na     b\nlong  c\n"
+        );
+    }
+}
