@@ -1,1 +1,16 @@
-//! Skeleton.
+//! The vocabulary of the end-to-end tests: a cluster of real processes, a plain HTTP client, a scripted scheduler.
+//!
+//! It links nothing of the servers: what a test says goes over a socket, as any client's words would.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "all of this crate is test code"
+)]
+
+mod cluster;
+mod http;
+mod scheduler;
+
+pub use cluster::{Cluster, Ended, Process, guest, wait_until};
+pub use http::{Response, Stream, request};
+pub use scheduler::Scheduler;

@@ -1,0 +1,361 @@
+//! A cluster of real processes on loopback, each ended by its own id when the test ends.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The folder the build put the binaries into.
+fn built() -> PathBuf {
+    // A test runs from target/debug/deps.
+    let here = std::env::current_exe().expect("a process has a path");
+    here.ancestors()
+        .nth(2)
+        .expect("tests run from the target directory")
+        .to_owned()
+}
+
+fn tepui() -> PathBuf {
+    let binary = built().join("tepui");
+    assert!(
+        binary.exists(),
+        "{} is missing: build it with `cargo build -p tepui`",
+        binary.display()
+    );
+    binary
+}
+
+/// The path of an example guest; builds are made by `cargo xtask guests`.
+pub fn guest(name: &str) -> String {
+    let target = built()
+        .parent()
+        .expect("target/debug has a parent")
+        .to_owned();
+    let module = target.join(format!("guests/wasm32-wasip1/release/{name}.wasm"));
+    assert!(
+        module.exists(),
+        "{} is missing: build it with `cargo xtask guests`",
+        module.display()
+    );
+    module.display().to_string()
+}
+
+/// Waits for something to become true; panics with what was waited for after 30 s.
+pub fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(Instant::now() < deadline, "waited 30 s in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// One process of the cluster.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    words: Vec<String>,
+    log: PathBuf,
+    pub address: String,
+}
+
+impl Process {
+    fn start(words: Vec<String>, log: &Path) -> Self {
+        let file = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .unwrap();
+        let mut child = Command::new(tepui())
+            .args(&words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if let Some(address) = line.strip_prefix("listening on ") {
+                    let _ = sender.send(address.to_owned());
+                }
+            }
+        });
+        let address = receiver
+            .recv_timeout(Duration::from_secs(30))
+            .unwrap_or_else(|_| {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!(
+                    "{words:?} did not start: {}",
+                    std::fs::read_to_string(log).unwrap_or_default()
+                )
+            });
+        Self {
+            child,
+            words,
+            log: log.to_owned(),
+            address,
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL, now.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again with the same words.
+    pub fn start_again(&mut self) {
+        self.kill();
+        *self = Self::start(self.words.clone(), &self.log);
+    }
+
+    fn terminate(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.kill();
+    }
+}
+
+/// How a client command ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// A master and its agents.
+#[derive(Debug)]
+pub struct Cluster {
+    pub master: Process,
+    pub agents: Vec<Process>,
+    pub folder: TempDir,
+}
+
+impl Cluster {
+    /// A master alone, with further flags.
+    pub fn master_alone(flags: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // The port is picked free once and kept, so that a restarted master is found again.
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port()
+            .to_string();
+        let data = folder.path().join("master").display().to_string();
+        let mut words: Vec<String> = ["master", "--port", &port, "--work-dir", &data]
+            .map(str::to_owned)
+            .to_vec();
+        words.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        let master = Process::start(words, &folder.path().join("master.log"));
+        Self {
+            master,
+            agents: Vec::new(),
+            folder,
+        }
+    }
+
+    /// A master and so many agents of 2 cpus and 1 GB, all registered.
+    pub fn start(agents: usize) -> Self {
+        let mut cluster = Self::master_alone(&[]);
+        for _ in 0..agents {
+            cluster.add_agent(&[
+                "--resources",
+                "cpus:2;mem:1024;disk:1024;ports:[31000-31999]",
+            ]);
+        }
+        cluster.wait_for_agents(agents);
+        cluster
+    }
+
+    pub fn add_agent(&mut self, flags: &[&str]) {
+        let number = self.agents.len() + 1;
+        let data = self
+            .folder
+            .path()
+            .join(format!("agent-{number}"))
+            .display()
+            .to_string();
+        let mut words: Vec<String> = [
+            "agent",
+            "--master",
+            &self.master.address,
+            "--port",
+            "0",
+            "--work-dir",
+            &data,
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        words.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        self.agents.push(Process::start(
+            words,
+            &self.folder.path().join(format!("agent-{number}.log")),
+        ));
+    }
+
+    pub fn wait_for_agents(&self, wanted: usize) {
+        wait_until("the agents to register", || {
+            let agents = self.json(&["agents", "--json"]);
+            let active = agents
+                .as_array()?
+                .iter()
+                .filter(|agent| agent["active"] == Value::Bool(true))
+                .count();
+            (active == wanted).then_some(())
+        });
+    }
+
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(tepui());
+        command
+            .args(words)
+            .env("TEPUI_MASTER", &self.master.address)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a client command to its end.
+    pub fn tepui(&self, words: &[&str]) -> Ended {
+        let output = self.command(words).output().unwrap();
+        Ended {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// What a reading command prints with --json; null when it failed.
+    pub fn json(&self, words: &[&str]) -> Value {
+        serde_json::from_str(&self.tepui(words).stdout).unwrap_or_default()
+    }
+
+    /// Starts a client command and leaves it running.
+    pub fn spawn(&self, words: &[&str]) -> Running {
+        let child = self
+            .command(words)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Running { child: Some(child) }
+    }
+
+    /// The only task that runs, once it does.
+    pub fn running_task(&self) -> Value {
+        wait_until("a task to run", || {
+            let tasks = self.json(&["ps", "--json"]);
+            tasks
+                .as_array()?
+                .iter()
+                .find(|task| task["state"] == "TASK_RUNNING")
+                .cloned()
+        })
+    }
+
+    /// The ids of processes whose command line holds all the words and that belong to this cluster's folder.
+    pub fn processes(&self, words: &[&str]) -> Vec<i32> {
+        let folder = self.folder.path().display().to_string();
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<i32>().ok())
+            else {
+                continue;
+            };
+            let read = |name: &str| {
+                let mut bytes = Vec::new();
+                let _ = std::fs::File::open(entry.path().join(name))
+                    .map(|mut file| file.read_to_end(&mut bytes));
+                String::from_utf8_lossy(&bytes).into_owned()
+            };
+            let line = read("cmdline");
+            if words.iter().all(|word| line.contains(word)) && read("environ").contains(&folder) {
+                found.push(pid);
+            }
+        }
+        found
+    }
+
+    pub fn logs(&self) -> String {
+        let mut text = String::new();
+        for entry in std::fs::read_dir(self.folder.path()).unwrap().flatten() {
+            if entry
+                .path()
+                .extension()
+                .is_some_and(|ending| ending == "log")
+            {
+                text.push_str(&format!("--- {}\n", entry.path().display()));
+                text.push_str(&std::fs::read_to_string(entry.path()).unwrap_or_default());
+            }
+        }
+        text
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for agent in &mut self.agents {
+            agent.terminate();
+        }
+        self.master.terminate();
+        if std::thread::panicking() {
+            println!("{}", self.logs());
+        }
+    }
+}
+
+/// A client command under way.
+#[derive(Debug)]
+pub struct Running {
+    child: Option<Child>,
+}
+
+impl Running {
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
+    }
+
+    pub fn wait(mut self) -> Ended {
+        let output = self
+            .child
+            .take()
+            .expect("waited for once")
+            .wait_with_output()
+            .unwrap();
+        Ended {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
