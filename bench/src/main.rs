@@ -1,2 +1,28 @@
-//! Skeleton.
-fn main() {}
+//! Measurements, each printed with what was measured. Run with `cargo run --release -p tepui-bench -- NAME`.
+#![allow(clippy::print_stdout, reason = "a measurement is printed")]
+
+mod cluster;
+mod tasks;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser, Debug)]
+struct Arguments {
+    #[command(subcommand)]
+    measurement: Measurement,
+}
+
+#[derive(Subcommand, Debug)]
+enum Measurement {
+    /// Short wasm tasks per second, end to end through the scheduler API: launch to acknowledged TASK_FINISHED
+    Tasks(tasks::Tasks),
+    /// Resident memory of an idle master and an idle agent
+    Idle,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().measurement {
+        Measurement::Tasks(tasks) => tasks.run(),
+        Measurement::Idle => cluster::idle(),
+    }
+}

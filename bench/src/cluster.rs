@@ -1,0 +1,116 @@
+//! A master and an agent as processes of their own, for as long as a measurement takes.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tempfile::TempDir;
+
+pub(crate) struct Cluster {
+    pub(crate) master: String,
+    pub(crate) folder: TempDir,
+    processes: Vec<Child>,
+}
+
+/// The binary that was built with this one.
+pub(crate) fn tepui() -> anyhow::Result<PathBuf> {
+    let binary = std::env::current_exe()?.with_file_name("tepui");
+    if !binary.exists() {
+        bail!(
+            "{} is missing: build it with the same profile first (cargo build --release -p tepui)",
+            binary.display()
+        );
+    }
+    Ok(binary)
+}
+
+impl Cluster {
+    pub(crate) fn start(resources: &str) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let mut cluster = Self {
+            master: String::new(),
+            folder,
+            processes: Vec::new(),
+        };
+        let path = |name: &str| cluster.folder.path().join(name).display().to_string();
+        let (master, agent) = (path("master"), path("agent"));
+        cluster.master = cluster.process(&["master", "--port", "0", "--work-dir", &master])?;
+        let address = cluster.master.clone();
+        let words = [
+            "agent",
+            "--master",
+            &address,
+            "--port",
+            "0",
+            "--work-dir",
+            &agent,
+            "--resources",
+            resources,
+        ];
+        cluster.process(&words)?;
+        Ok(cluster)
+    }
+
+    fn process(&mut self, words: &[&str]) -> anyhow::Result<String> {
+        let mut child = Command::new(tepui()?)
+            .args(words)
+            .env("TEPUI_LOG", "warn")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start tepui")?;
+        let stdout = child.stdout.take().context("stdout is piped")?;
+        self.processes.push(child);
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        line.trim()
+            .strip_prefix("listening on ")
+            .map(str::to_owned)
+            .context("the process did not start")
+    }
+
+    /// Resident memory of the master and of the agent, in bytes.
+    pub(crate) fn resident(&self) -> anyhow::Result<Vec<u64>> {
+        self.processes
+            .iter()
+            .map(|process| {
+                let status = std::fs::read_to_string(format!("/proc/{}/status", process.id()))?;
+                let line = status
+                    .lines()
+                    .find_map(|line| line.strip_prefix("VmRSS:"))
+                    .context("VmRSS is in status")?;
+                Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? * 1024)
+            })
+            .collect()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for process in self.processes.iter_mut().rev() {
+            // SIGTERM, so that the agent takes its executors along.
+            let _ = Command::new("kill").arg(process.id().to_string()).status();
+            for _ in 0..250 {
+                if !matches!(process.try_wait(), Ok(None)) {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+pub(crate) fn idle() -> anyhow::Result<()> {
+    let cluster = Cluster::start("cpus:2;mem:1024")?;
+    // Long enough for the agent to register and both to fall silent.
+    std::thread::sleep(Duration::from_secs(5));
+    let resident = cluster.resident()?;
+    for (name, bytes) in ["master", "agent"].iter().zip(resident) {
+        println!("{name:<8} {:.1} MB resident, idle", bytes as f64 / 1e6);
+    }
+    Ok(())
+}
