@@ -1,2 +1,113 @@
-//! Skeleton.
-fn main() {}
+//! What the build runs that cargo does not: `cargo xtask demo | test | tidy | guests`.
+#![allow(
+    clippy::print_stdout,
+    reason = "a build command talks to the person who called it"
+)]
+
+mod demo;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, bail};
+
+const USAGE: &str = "usage: cargo xtask COMMAND
+
+  demo     build everything, start a cluster on loopback and run the main job on it
+  test     build everything and run every test, the demo among them
+  tidy     check the dependency arrows, the module documents and the licences
+  guests   build the wasm example guests (into target/guests)";
+
+fn main() -> ExitCode {
+    match command() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    std::env::set_current_dir(root())?;
+    match words.as_slice() {
+        ["demo"] => {
+            prepare()?;
+            demo::run()
+        }
+        ["test"] => test(),
+        ["tidy"] => tidy::run(),
+        ["guests"] => guests(),
+        _ => {
+            eprintln!("{USAGE}");
+            std::process::exit(2);
+        }
+    }
+}
+
+/// The top of the repository.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// Where cargo puts what it builds.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} ended with {status}");
+    }
+    Ok(())
+}
+
+/// Everything the demo and the tests stand on: the binaries and the guests.
+fn prepare() -> anyhow::Result<()> {
+    guests()?;
+    // The same selection as the tests build, so that no dependency is compiled twice with other features.
+    run(cargo().args(["build", "--workspace", "--bins"]))
+}
+
+/// Adds the wasm target if it is missing and builds the guests.
+fn guests() -> anyhow::Result<()> {
+    const TARGET: &str = "wasm32-wasip1";
+    let installed = Command::new("rustc")
+        .args(["--print", "target-libdir", "--target", TARGET])
+        .output()
+        .context("cannot start rustc: install a Rust toolchain with rustup")?;
+    let library = PathBuf::from(String::from_utf8_lossy(&installed.stdout).trim());
+    if !library.is_dir() {
+        run(Command::new("rustup").args(["target", "add", TARGET])).context(
+            "the guests need the wasm32-wasip1 target: `rustup target add wasm32-wasip1`",
+        )?;
+    }
+    run(cargo()
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--target",
+            TARGET,
+            "--manifest-path",
+            "examples/guests/Cargo.toml",
+        ])
+        .env("CARGO_TARGET_DIR", target().join("guests")))
+}
+
+fn test() -> anyhow::Result<()> {
+    prepare()?;
+    run(cargo().args(["test", "--workspace"]))?;
+    demo::run()
+}
