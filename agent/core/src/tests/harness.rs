@@ -227,7 +227,7 @@ impl Agent {
     pub(super) fn prepared(&mut self, task: &TaskRef, body: ext::launch_plan::Body) -> Vec<Effect> {
         let plan = ext::LaunchPlan {
             body: body.into(),
-            sandbox: "/work/sandbox".into(),
+            sandbox: "/sandbox".into(),
             container_id: "container".into(),
             ..ext::LaunchPlan::default()
         };
