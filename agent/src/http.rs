@@ -24,8 +24,6 @@ use crate::owner::{Event, Reply, Subscription, state_name};
 const MAX_CALL_BYTES: usize = 64 << 20;
 /// How many calls of one stream may wait for the core.
 const CALLS_IN_FLIGHT: u32 = 4096;
-/// How many events are joined into one chunk.
-const EVENTS_PER_CHUNK: usize = 256;
 /// Executors hear something at least this often.
 const HEARTBEAT: Duration = Duration::from_secs(30 * 60);
 
@@ -244,13 +242,11 @@ async fn subscribe(
     }
 }
 
-/// What is queued, as one chunk; a heartbeat if it is quiet for long.
+/// The next event, a chunk of its own: there are clients that take each chunk for one record. A heartbeat if it is quiet
+/// for long.
 async fn next_chunk(events: &mut mpsc::Receiver<Bytes>, media: MediaType) -> Option<Bytes> {
-    let mut records = Vec::new();
-    match tokio::time::timeout(HEARTBEAT, events.recv_many(&mut records, EVENTS_PER_CHUNK)).await {
-        Ok(0) => None,
-        Ok(1) => records.pop(),
-        Ok(_) => Some(records.concat().into()),
+    match tokio::time::timeout(HEARTBEAT, events.recv()).await {
+        Ok(record) => record,
         Err(_) => {
             let heartbeat = executor::Event {
                 r#type: Some(executor::event::Type::Heartbeat.into()),
