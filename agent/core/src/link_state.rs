@@ -191,7 +191,14 @@ impl Core {
                 let executor = executor_ref(message.framework_id, message.executor_id);
                 self.on_framework_message(&executor, message.data);
             }
-            Body::UpdateFramework(update) => self.on_framework_updated(update.framework),
+            Body::UpdateFramework(update) => {
+                let id = update.framework.id.as_ref().map(|id| id.value.clone());
+                self.on_framework_updated(update.framework);
+                if let Some(id) = id {
+                    // Its scheduler is back, maybe another one: what the old one did not acknowledge is for it.
+                    self.resume_framework(&id.into());
+                }
+            }
             Body::Reconcile(reconcile) => self.on_reconcile(reconcile),
             Body::Registered(_) | Body::Refused(_) | Body::Ping(_) => {}
             // The shell answers requests for files.

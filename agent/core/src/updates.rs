@@ -271,6 +271,26 @@ impl Core {
         }
     }
 
+    /// The framework's scheduler subscribed again: whatever waits for it is sent at once, whenever it was last.
+    pub(crate) fn resume_framework(&mut self, framework: &FrameworkId) {
+        let Some(held) = self.frameworks.get_mut(framework) else {
+            return;
+        };
+        let mut waiting = Vec::new();
+        for (task, known) in &mut held.tasks {
+            if !known.stream.is_empty() {
+                known.stream.land();
+                waiting.push(TaskRef {
+                    framework: framework.clone(),
+                    task: task.clone(),
+                });
+            }
+        }
+        for task in waiting {
+            self.forward(&task);
+        }
+    }
+
     pub(crate) fn on_acknowledge(&mut self, reference: &TaskRef, uuid: &[u8]) {
         let Some(task) = self.task_mut(reference) else {
             return;

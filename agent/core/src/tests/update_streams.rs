@@ -45,6 +45,18 @@ fn an_unacknowledged_update_is_sent_again_less_and_less_often() {
 }
 
 #[test]
+fn a_scheduler_that_subscribes_again_gets_at_once_what_it_did_not_acknowledge() {
+    let mut agent = Agent::registered();
+    let (task, executor, _) = agent.run(&aware("F"), "a");
+    let sent = the_update(&agent.update(&executor, &task, TaskState::TaskFinished));
+    let update = tepui_api::link::UpdateFramework {
+        framework: aware("F"),
+    };
+    let effects = agent.hear(tepui_api::link::to_agent::Body::UpdateFramework(update));
+    assert_eq!(the_update(&effects), sent);
+}
+
+#[test]
 fn a_new_link_resumes_at_once_what_an_old_one_lost() {
     let mut agent = Agent::registered();
     let (task, executor, _) = agent.run(&aware("F"), "a");
