@@ -1,5 +1,6 @@
 //! Puts an agent together, runs it, and takes it apart again in order.
 
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
@@ -8,6 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use tepui_agent_core::Core;
 use tepui_api::v1;
 use tokio::net::{TcpListener, UnixListener};
@@ -72,6 +75,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         )
     })?;
     let work_dir = config.work_dir.canonicalize()?;
+    let lock = lock(&work_dir)?;
     let program = match &config.program {
         Some(program) => program.clone(),
         None => std::env::current_exe().context("this process does not know its own program")?,
@@ -198,6 +202,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         config.keep_tasks_at_stop,
     );
     let finished = tokio::spawn(async move {
+        // Nobody else may use the work directory until the last of this agent is gone.
+        let _lock = lock;
         let reason = owner.run(cancel).await;
         // The owner is gone and with it every executor's stream.
         stop_link.cancel();
@@ -221,6 +227,19 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         address,
         socket,
         finished,
+    })
+}
+
+/// Keeps a second agent off the work directory for as long as the file stays open, however this process ends.
+fn lock(work_dir: &Path) -> anyhow::Result<Flock<File>> {
+    let path = work_dir.join("lock");
+    let file = File::options().create(true).append(true).open(&path)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        Errno::EWOULDBLOCK => anyhow::anyhow!(
+            "another agent runs on {}: stop it first, or give this one a --work-dir of its own",
+            work_dir.display()
+        ),
+        error => anyhow::anyhow!("{} cannot be locked: {error}", path.display()),
     })
 }
 

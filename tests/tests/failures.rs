@@ -166,3 +166,16 @@ fn nothing_acknowledged_is_lost_by_a_master_killed_while_writing() {
         );
     }
 }
+
+#[test]
+fn a_second_agent_on_the_same_directory_is_refused_and_the_first_goes_on() {
+    let cluster = Cluster::start(1);
+    let folder = cluster.folder.path().join("agent-1").display().to_string();
+    let second = cluster.tepui(&["agent", "--port", "0", "--work-dir", &folder]);
+    assert_eq!(second.code, 1, "{second:?}");
+    assert!(
+        second.stderr.contains("another agent runs on"),
+        "{second:?}"
+    );
+    assert_eq!(cluster.tepui(&["run", &guest("hello")]).code, 0);
+}
