@@ -291,6 +291,8 @@ impl Job<'_> {
         patience.tick().await;
         let mut nearest = String::from("no agent has offered anything yet");
         let mut interrupted = false;
+        let mut terminate =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         loop {
             let event = tokio::select! {
                 event = self.events.next() => event,
@@ -298,7 +300,7 @@ impl Job<'_> {
                     eprintln!("tepui: waiting for {}: {nearest}", self.wish());
                     continue;
                 }
-                _ = tokio::signal::ctrl_c() => {
+                () = stopped(&mut terminate) => {
                     if self.launched.is_none() || interrupted {
                         eprintln!("tepui: interrupted");
                         return Ok(ExitCode::from(130));
@@ -500,6 +502,14 @@ impl Job<'_> {
     }
 }
 
+/// Until somebody asks this command to end.
+async fn stopped(terminate: &mut tokio::signal::unix::Signal) {
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
 /// Follows a file, going on where it stopped when the master was away in between.
 async fn follow(
     client: &Client,
@@ -534,9 +544,12 @@ fn own_code(state: v1::TaskState, message: &str) -> Option<u8> {
         v1::TaskState::TaskFinished => Some(0),
         v1::TaskState::TaskFailed => {
             let code = message.strip_prefix("Command exited with status ")?;
-            let digits: String = code.chars().take_while(char::is_ascii_digit).collect();
-            // What a process can hand to its parent is the low byte.
-            digits.parse::<u32>().ok().map(|code| (code & 0xff) as u8)
+            let code = code.split_whitespace().next()?.parse::<i64>().ok()?;
+            // What a process can hand to its parent is the low byte; a failure must not become 0 by that.
+            match (code & 0xff) as u8 {
+                0 => Some(1),
+                code => Some(code),
+            }
         }
         _ => None,
     }
@@ -589,6 +602,8 @@ mod tests {
             own_code(failed, "Command exited with status 200"),
             Some(200)
         );
+        assert_eq!(own_code(failed, "Command exited with status 256"), Some(1));
+        assert_eq!(own_code(failed, "Command exited with status -1"), Some(255));
         assert_eq!(own_code(v1::TaskState::TaskFinished, ""), Some(0));
         assert_eq!(own_code(failed, "memory limit 64 MiB reached"), None);
         assert_eq!(
