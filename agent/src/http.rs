@@ -495,6 +495,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn events_that_wait_together_still_leave_in_chunks_of_their_own() {
+        let (sender, mut events) = mpsc::channel(2);
+        let records = [Bytes::from_static(b"2\n{}"), Bytes::from_static(b"3\n{ }")];
+        for record in &records {
+            sender.send(record.clone()).await.unwrap();
+        }
+        drop(sender);
+        for record in records {
+            assert_eq!(next_chunk(&mut events, MediaType::Json).await, Some(record));
+        }
+        assert_eq!(next_chunk(&mut events, MediaType::Json).await, None);
+    }
+
+    #[tokio::test]
     async fn what_is_not_a_call_is_refused_before_the_core_hears_of_it() {
         let (address, _inbox) = site().await;
         let good = tepui_api::json::to_vec(&call(executor::call::Type::Subscribe));
