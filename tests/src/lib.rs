@@ -8,9 +8,11 @@
 )]
 
 mod cluster;
+mod fileserver;
 mod http;
 mod scheduler;
 
 pub use cluster::{Cluster, Ended, Process, guest, wait_until};
+pub use fileserver::{FileServer, Reply};
 pub use http::{Response, Stream, request};
 pub use scheduler::Scheduler;
