@@ -132,7 +132,6 @@ impl Wanted {
             None if location.starts_with('/') => Source::Local(PathBuf::from(location)),
             None => return Err(wrong("is neither a URL nor an absolute path")),
         };
-        let basename = base_name(location).ok_or_else(|| wrong("does not name a file"))?;
         let name = match uri.output_file.as_deref() {
             Some(output_file) => inside(Path::new(output_file))
                 .ok()
@@ -141,7 +140,9 @@ impl Wanted {
                     uri: uri.value.clone(),
                     output_file: output_file.to_owned(),
                 })?,
-            None => PathBuf::from(basename),
+            None => base_name(location)
+                .map(PathBuf::from)
+                .ok_or_else(|| wrong("does not name a file, and 'output_file' is not set"))?,
         };
         let executable = uri.executable.unwrap_or(false);
         let extract = uri.extract.unwrap_or(true) && !executable;
@@ -691,6 +692,14 @@ mod tests {
                 "{value}"
             );
         }
+    }
+
+    #[test]
+    fn a_uri_that_ends_in_a_slash_needs_a_name_from_its_task() {
+        let mut page = uri("http://host/");
+        assert!(matches!(Wanted::parse(&page), Err(FetchError::Uri { .. })));
+        page.output_file = Some("page.html".to_owned());
+        assert_eq!(Wanted::parse(&page).unwrap().name, Path::new("page.html"));
     }
 
     #[test]
