@@ -20,10 +20,15 @@ fn built() -> PathBuf {
 }
 
 fn tepui() -> PathBuf {
-    let binary = built().join("tepui");
+    program("tepui")
+}
+
+/// The path of one of the workspace's programs.
+pub fn program(name: &str) -> PathBuf {
+    let binary = built().join(name);
     assert!(
         binary.exists(),
-        "{} is missing: build it with `cargo build -p tepui`",
+        "{} is missing: build it with `cargo build --workspace --bins`",
         binary.display()
     );
     binary

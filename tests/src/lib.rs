@@ -1,5 +1,4 @@
-//! The vocabulary of the end-to-end tests: a cluster of real processes, a plain HTTP client, a scripted
-//! scheduler, a scripted executor.
+//! The vocabulary of the end-to-end tests: a cluster of real processes, a plain HTTP client, a scripted scheduler.
 //!
 //! It links nothing of the servers: what a test says goes over a socket, as any client's words would.
 #![allow(
@@ -9,14 +8,11 @@
 )]
 
 mod cluster;
-mod events;
-mod executor;
 mod fileserver;
 mod http;
 mod scheduler;
 
-pub use cluster::{Cluster, Ended, Process, guest, wait_until};
-pub use executor::{Executor, new_uuid};
+pub use cluster::{Cluster, Ended, Process, guest, program, wait_until};
 pub use fileserver::{FileServer, Reply};
 pub use http::{Response, Stream, request};
 pub use scheduler::Scheduler;

@@ -58,6 +58,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("wordcount", &["tepui-api", "tepui-sdk-scheduler"]),
+    ("rendler", &["tepui-api", "tepui-sdk-scheduler"]),
 ];
 
 /// Crates that must stay free of any runtime.
