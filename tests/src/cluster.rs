@@ -192,6 +192,12 @@ impl Cluster {
     }
 
     pub fn add_agent(&mut self, flags: &[&str]) {
+        let master = self.master.address.clone();
+        self.add_agent_of(&master, flags);
+    }
+
+    /// An agent that reaches its master at that address: a proxy's, say.
+    pub fn add_agent_of(&mut self, master: &str, flags: &[&str]) {
         let number = self.agents.len() + 1;
         let data = self
             .folder
@@ -202,7 +208,7 @@ impl Cluster {
         let mut words: Vec<String> = [
             "agent",
             "--master",
-            &self.master.address,
+            master,
             "--port",
             "0",
             "--work-dir",

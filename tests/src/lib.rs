@@ -10,9 +10,11 @@
 mod cluster;
 mod fileserver;
 mod http;
+mod proxy;
 mod scheduler;
 
 pub use cluster::{Cluster, Ended, Process, guest, program, wait_until};
 pub use fileserver::{FileServer, Reply};
 pub use http::{Response, Stream, request};
+pub use proxy::{Cut, Proxy};
 pub use scheduler::Scheduler;
