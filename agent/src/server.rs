@@ -170,6 +170,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     ];
     let link_settings = LinkSettings {
         masters,
+        credential: config.credential.clone(),
         backoff_minimum: config.link_backoff_minimum,
         backoff_maximum: config.link_backoff_maximum,
     };

@@ -50,7 +50,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         "tepui-executor-native",
         &["tepui-api", "tepui-model", "tepui-sdk-executor"],
     ),
-    ("tepui-sdk-scheduler", &["tepui-api", "tepui-model"]),
+    (
+        "tepui-sdk-scheduler",
+        &["tepui-access", "tepui-api", "tepui-model"],
+    ),
     (
         "tepui",
         &[
