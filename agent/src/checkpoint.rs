@@ -16,6 +16,8 @@ use crate::confine::inside;
 use crate::owner::Event;
 
 const AGENT_ID: &str = "agent_id";
+/// What the agent was when it registered under that id.
+const AGENT: &str = "agent";
 /// A record that was being written when the agent stopped.
 const UNFINISHED: &str = ".unfinished";
 /// How many writes share one flush.
@@ -30,17 +32,19 @@ pub(crate) struct Save {
 }
 
 impl Save {
-    pub(crate) fn agent_id(id: &AgentId) -> Self {
-        Self {
+    /// What the agent is registered as, and under which id.
+    pub(crate) fn agent(id: &AgentId, record: Bytes) -> [Self; 2] {
+        let id = Bytes::from(id.as_str().to_owned());
+        [(AGENT, record), (AGENT_ID, id)].map(|(path, value)| Self {
             key: None,
-            path: AGENT_ID.to_owned(),
-            value: Some(Bytes::from(id.as_str().to_owned())),
-        }
+            path: path.to_owned(),
+            value: Some(value),
+        })
     }
 }
 
-/// All records an earlier agent process left.
-pub(crate) fn recover(meta: &Path) -> io::Result<Recovered> {
+/// All records an earlier agent process left. Without `strict`, files that cannot be read are passed over.
+pub(crate) fn recover(meta: &Path, strict: bool) -> io::Result<Recovered> {
     std::fs::create_dir_all(meta)?;
     let mut recovered = Recovered::default();
     let mut directories = vec![meta.to_path_buf()];
@@ -61,8 +65,16 @@ pub(crate) fn recover(meta: &Path) -> io::Result<Recovered> {
             let Some(name) = path.strip_prefix(meta).ok().and_then(Path::to_str) else {
                 continue;
             };
-            let value = std::fs::read(&path)?;
-            if name == AGENT_ID {
+            let value = match std::fs::read(&path) {
+                Err(error) if !strict => {
+                    tracing::warn!(record = %path.display(), %error, "a record is passed over");
+                    continue;
+                }
+                read => read?,
+            };
+            if name == AGENT {
+                recovered.agent = Some(value.into());
+            } else if name == AGENT_ID {
                 let id = String::from_utf8_lossy(&value).trim().to_owned();
                 recovered.agent_id = (!id.is_empty()).then(|| AgentId::from(id));
             } else {
@@ -176,10 +188,12 @@ mod tests {
     async fn what_was_saved_is_recovered_and_what_was_removed_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let meta = directory.path().join("meta");
-        assert!(recover(&meta).unwrap().saved.is_empty());
+        assert!(recover(&meta, true).unwrap().saved.is_empty());
         let (events, mut inbox) = mpsc::channel(10);
         let (saves, thread) = start(meta.clone(), events).unwrap();
-        saves.send(Save::agent_id(&AgentId::from("m-S1"))).unwrap();
+        for save in Save::agent(&AgentId::from("m-S1"), Bytes::from("what it is")) {
+            saves.send(save).unwrap();
+        }
         saves
             .send(save(1, "frameworks/f/info", Some("one")))
             .unwrap();
@@ -205,8 +219,9 @@ mod tests {
             .await
             .unwrap();
         std::fs::write(meta.join("frameworks/f/half.unfinished"), "ha").unwrap();
-        let recovered = recover(&meta).unwrap();
+        let recovered = recover(&meta, true).unwrap();
         assert_eq!(recovered.agent_id, Some(AgentId::from("m-S1")));
+        assert_eq!(recovered.agent, Some(Bytes::from("what it is")));
         assert_eq!(
             recovered.saved,
             [("frameworks/f/info".to_owned(), Bytes::from("three"))]

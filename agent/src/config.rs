@@ -1,18 +1,17 @@
 //! What an operator may set about an agent.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tepui_access::Credential;
+pub use tepui_agent_core::{Reconfiguration, Recover};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Debug, Clone)]
 pub struct Config {
     /// `host:port` or `http://host:port`; several, separated by commas, are tried in turn.
     pub master: String,
-    /// What it shows a master that asks who it is.
-    pub credential: Option<Credential>,
     /// Where the executor API listens; the loopback by default.
     pub ip: IpAddr,
     /// 0 for any free port.
@@ -23,14 +22,24 @@ pub struct Config {
     pub work_dir: PathBuf,
     /// `cpus:4;mem:8192;...`; what is missing of cpus, mem, disk and ports is found out.
     pub resources: String,
+    /// The role of resources that name none.
+    pub default_role: String,
     /// `rack:abc;level:10;...`
     pub attributes: String,
+    /// What becomes of the executors an earlier agent process left.
+    pub recover: Recover,
+    /// Whether a record that cannot be read keeps the agent from starting.
+    pub strict: bool,
+    /// What may differ from when the agent registered.
+    pub reconfiguration: Reconfiguration,
     /// The binary with the subcommands `executor-wasm`, `executor-native` and `compile`; this process's own if unset.
     pub program: Option<PathBuf>,
     /// What the fetch cache and the compiled modules may take up, each.
     pub cache_bytes: u64,
     /// A transfer of which nothing arrives for so long is given up.
     pub fetch_stall_timeout: Duration,
+    /// Where URIs that are relative paths begin.
+    pub frameworks_home: Option<PathBuf>,
     pub max_module_bytes: u64,
     /// How many modules are compiled at once.
     pub compile_workers: usize,
@@ -44,6 +53,8 @@ pub struct Config {
     pub executor_registration_timeout: Duration,
     pub executor_reregistration_timeout: Duration,
     pub executor_shutdown_grace_period: Duration,
+    /// What every executor gets besides, unless its own command says otherwise.
+    pub executor_environment_variables: BTreeMap<String, String>,
     /// Whether tasks of checkpointing frameworks go on when the agent is asked to stop, for the agent that is started
     /// next. When it crashes they always do.
     pub keep_tasks_at_stop: bool,
@@ -51,11 +62,17 @@ pub struct Config {
     pub recovery_timeout: Duration,
     /// How long a built-in executor stays without a task.
     pub executor_idle: Duration,
-    /// How long the sandbox of an ended task is kept.
+    /// The first wait for an acknowledgement before a status update is sent again; doubles up to the second.
+    pub update_retry_minimum: Duration,
+    pub update_retry_maximum: Duration,
+    /// How long the sandbox of an ended task is kept at most.
     pub gc_delay: Duration,
-    /// The pause before dialling the master again grows from the first to the second.
-    pub link_backoff_minimum: Duration,
-    pub link_backoff_maximum: Duration,
+    /// The part of the disk sandboxes should leave free: the fuller it is, the earlier they go.
+    pub gc_disk_headroom: f64,
+    /// How often it is looked whether a sandbox is to go.
+    pub disk_watch_interval: Duration,
+    /// The pause before dialling the master again is any up to this, doubled each time it is in vain.
+    pub registration_backoff_factor: Duration,
     /// Cancelled to stop the agent.
     pub cancel: CancellationToken,
 }
@@ -64,16 +81,20 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             master: "127.0.0.1:5050".to_owned(),
-            credential: None,
             ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 5051,
             hostname: None,
             work_dir: PathBuf::from(".tepui/agent"),
             resources: String::new(),
+            default_role: "*".to_owned(),
             attributes: String::new(),
+            recover: Recover::Reconnect,
+            strict: true,
+            reconfiguration: Reconfiguration::Equal,
             program: None,
             cache_bytes: 2 << 30,
             fetch_stall_timeout: Duration::from_secs(60),
+            frameworks_home: None,
             max_module_bytes: 256 << 20,
             compile_workers: 1,
             compile_timeout: Duration::from_secs(5 * 60),
@@ -83,12 +104,16 @@ impl Default for Config {
             executor_registration_timeout: Duration::from_secs(60),
             executor_reregistration_timeout: Duration::from_secs(2),
             executor_shutdown_grace_period: Duration::from_secs(5),
+            executor_environment_variables: BTreeMap::new(),
             keep_tasks_at_stop: false,
             recovery_timeout: Duration::from_secs(15 * 60),
             executor_idle: Duration::from_secs(5 * 60),
+            update_retry_minimum: Duration::from_secs(10),
+            update_retry_maximum: Duration::from_secs(10 * 60),
             gc_delay: Duration::from_secs(7 * 24 * 3600),
-            link_backoff_minimum: Duration::from_millis(100),
-            link_backoff_maximum: Duration::from_secs(10),
+            gc_disk_headroom: 0.1,
+            disk_watch_interval: Duration::from_secs(60),
+            registration_backoff_factor: Duration::from_secs(1),
             cancel: CancellationToken::new(),
         }
     }

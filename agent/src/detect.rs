@@ -5,7 +5,8 @@ use std::path::Path;
 use tepui_api::convert::{ResourceFormat, attributes_to_wire, resources_to_wire};
 use tepui_api::v1;
 use tepui_model::{
-    Milli, ParseError, Ranges, Resource, Resources, Role, parse_attributes, parse_resources,
+    Milli, ParseError, Ranges, Reservation, Resource, Resources, Role, parse_attributes,
+    parse_resources,
 };
 
 /// What is left to the system of a large enough machine, and where "large enough" begins.
@@ -21,8 +22,12 @@ const PORTS: (u64, u64) = (31_000, 32_000);
 pub(crate) const ISOLATION_ATTRIBUTE: &str = "tepui_isolation";
 
 /// The resources of the flag, completed.
-pub(crate) fn resources(flag: &str, work_dir: &Path) -> Result<Resources, ParseError> {
-    let mut resources = parse_resources(flag, &Role::star())?;
+pub(crate) fn resources(
+    flag: &str,
+    default_role: &Role,
+    work_dir: &Path,
+) -> Result<Resources, ParseError> {
+    let mut resources = parse_resources(flag, default_role)?;
     let has = |resources: &Resources, name: &str| {
         resources.iter().any(|resource| &*resource.name == name)
     };
@@ -33,6 +38,10 @@ pub(crate) fn resources(flag: &str, work_dir: &Path) -> Result<Resources, ParseE
                 .saturating_mul(1000),
         )
     };
+    let own = |resource: Resource| match default_role.is_star() {
+        true => resource,
+        false => resource.with_reservation(Reservation::fixed(default_role.clone())),
+    };
     for (name, amount) in [
         ("cpus", cpus as fn(&Path) -> u64),
         ("mem", |_| memory_mb()),
@@ -40,12 +49,12 @@ pub(crate) fn resources(flag: &str, work_dir: &Path) -> Result<Resources, ParseE
     ] {
         // An amount of nothing, written out, is an amount.
         if !has(&resources, name) && !names(flag, name) {
-            resources.add_resource(Resource::scalar(name, whole(amount(work_dir))));
+            resources.add_resource(own(Resource::scalar(name, whole(amount(work_dir)))));
         }
     }
     if !has(&resources, "ports") && !names(flag, "ports") {
         let ports = Ranges::single(PORTS.0, PORTS.1);
-        resources.add_resource(Resource::ranges("ports", ports));
+        resources.add_resource(own(Resource::ranges("ports", ports)));
     }
     Ok(resources)
 }
@@ -66,6 +75,12 @@ pub(crate) fn attributes(flag: &str, isolation: &str) -> Result<Vec<v1::Attribut
         ..Default::default()
     });
     Ok(attributes)
+}
+
+/// Differs each time the machine starts; empty if the kernel does not say.
+pub(crate) fn host_boot_id() -> String {
+    let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    read.unwrap_or_default().trim().to_owned()
 }
 
 pub(crate) fn hostname() -> String {
@@ -125,17 +140,31 @@ mod tests {
 
     #[test]
     fn what_the_flag_names_stays_and_the_rest_is_found_out() {
-        let found = resources("cpus:1.5;mem(web):64;gold:7", Path::new("/")).unwrap();
+        let found =
+            resources("cpus:1.5;mem(web):64;gold:7", &Role::star(), Path::new("/")).unwrap();
         assert_eq!(found.cpus(), Milli(1500));
         assert_eq!(found.mem(), Milli(64_000));
         assert_eq!(found.scalar("gold"), Milli(7000));
         assert!(found.disk().is_positive());
         assert_eq!(found.ports(), Ranges::single(PORTS.0, PORTS.1));
-        assert!(resources("cpus:x", Path::new("/")).is_err());
+        assert!(resources("cpus:x", &Role::star(), Path::new("/")).is_err());
         assert_eq!(
-            resources("disk:0", Path::new("/")).unwrap().disk(),
+            resources("disk:0", &Role::star(), Path::new("/"))
+                .unwrap()
+                .disk(),
             Milli(0)
         );
+    }
+
+    #[test]
+    fn the_default_role_gets_what_names_no_role_found_out_or_not() {
+        let role = Role::parse("web").unwrap();
+        let found = resources("cpus:2;gold(mint):7", &role, Path::new("/")).unwrap();
+        assert_eq!(found.unreserved(), Resources::new());
+        let of_role = found.reserved_to(&role);
+        assert_eq!(of_role.cpus(), Milli(2000));
+        assert!(of_role.mem().is_positive() && of_role.disk().is_positive());
+        assert!(!of_role.ports().is_empty());
     }
 
     #[test]

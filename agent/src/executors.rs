@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tepui_agent_core::{ExecutorKind, ExecutorRef, Input};
-use tepui_api::v1;
+use tepui_agent_core::{ExecutorKind, ExecutorRef, ExecutorView, Input, Limitation};
+use tepui_api::v1::{self, task_status::Reason};
 use tepui_model::{Resources, format_bytes, format_duration};
 use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
@@ -46,6 +46,8 @@ pub(crate) struct Settings {
     pub(crate) shutdown_grace_period: Duration,
     pub(crate) reregistration_timeout: Duration,
     pub(crate) recovery_timeout: Duration,
+    /// What every executor gets besides, unless its own command says otherwise.
+    pub(crate) executor_environment: BTreeMap<String, String>,
 }
 
 #[derive(Debug)]
@@ -97,6 +99,13 @@ struct Record {
     checkpoint: bool,
 }
 
+impl Record {
+    /// The pid, if the process it was written of is still there.
+    fn living(&self) -> Option<u32> {
+        (self.pid != 0 && started(self.pid) == Some(self.started)).then_some(self.pid)
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 enum StartError {
     #[error("the executor's sandbox could not be made: {0}")]
@@ -126,17 +135,9 @@ impl Executors {
     /// Starts the process; the owner hears of it, and of its end.
     pub(crate) fn start(&self, order: StartOrder) {
         let agent = agent_of(&order.sandbox);
-        let (name, delegate) = match order.kind {
-            ExecutorKind::Wasm => (format!("{}-wasm", order.executor.framework), false),
-            ExecutorKind::Native => (format!("{}-native", order.executor.framework), true),
-            ExecutorKind::Custom => (
-                format!("{}-{}", order.executor.framework, order.executor.executor),
-                false,
-            ),
-        };
         let running = Running {
             destroy: CancellationToken::new(),
-            group: Group::new(self.shared.settings.layout, &agent, &name, delegate),
+            group: self.shared.group_of(&order.executor, order.kind, &agent),
             checkpoint: order.framework.checkpoint.unwrap_or(false),
             resources: order.resources.clone(),
         };
@@ -174,53 +175,75 @@ impl Executors {
                 let input = Input::ExecutorExited {
                     executor: executor.clone(),
                     status: -1,
-                    message: None,
+                    limitation: None,
                 };
                 self.shared.tell(input);
             }
         }
     }
 
-    /// Takes over the processes an earlier agent process left, and ends those that `keep` does not know.
-    pub(crate) fn adopt(&self, keep: &[ExecutorRef]) -> io::Result<()> {
-        let directory = self.shared.settings.work_dir.join("run");
-        std::fs::create_dir_all(&directory)?;
-        for entry in std::fs::read_dir(&directory)? {
-            let path = entry?.path();
-            let Ok(record) = serde_json::from_slice::<Record>(&std::fs::read(&path)?) else {
-                std::fs::remove_file(&path)?;
-                continue;
-            };
-            let executor = ExecutorRef {
-                framework: record.framework.as_str().into(),
-                executor: record.executor.as_str().into(),
-            };
-            let group = record.group.as_ref().and_then(|name| {
-                Group::new(
-                    self.shared.settings.layout,
-                    &record.agent,
-                    name,
-                    record.delegate,
-                )
-            });
-            let alive = started(record.pid) == Some(record.started);
-            if !alive || !keep.contains(&executor) {
-                tracing::info!(%executor, alive, "a left-over executor is cleaned up");
-                end(group.as_ref(), alive.then_some(record.pid));
-                std::fs::remove_file(&path)?;
-                continue;
-            }
+    /// Takes over the executors that `known` has from an earlier agent process. Those that are dead are reported so, and
+    /// what is left of others is ended.
+    pub(crate) fn adopt(&self, known: &[ExecutorView]) -> io::Result<()> {
+        let mut records = self.read_records()?;
+        for view in known {
+            let executor = view.executor.clone();
+            let agent = agent_of(&view.sandbox);
+            let record = records.remove(&executor);
+            let pid = record.as_ref().and_then(Record::living);
             let running = Running {
                 destroy: CancellationToken::new(),
-                group,
-                checkpoint: record.checkpoint,
-                resources: Resources::new(),
+                group: self.shared.group_of(&executor, view.kind, &agent),
+                checkpoint: record.is_none_or(|record| record.checkpoint),
+                resources: view.resources.clone(),
+            };
+            let Some(pid) = pid else {
+                tracing::info!(%executor, "an executor ended while the agent was away");
+                // It may have been on the point of being started, with nothing but its group known.
+                end(running.group.as_ref(), None);
+                let _ = std::fs::remove_file(self.shared.record_path(&executor));
+                self.shared.tell(Input::ExecutorExited {
+                    executor,
+                    status: -1,
+                    limitation: None,
+                });
+                continue;
             };
             self.shared.lock().insert(executor.clone(), running.clone());
             let shared = self.shared.clone();
-            tokio::spawn(async move { shared.watch_adopted(executor, running, record.pid).await });
+            tokio::spawn(async move { shared.watch_adopted(executor, running, pid).await });
+        }
+        for (executor, record) in records {
+            tracing::info!(%executor, "a left-over executor is cleaned up");
+            let name = record.group.as_ref();
+            let group = name.and_then(|name| {
+                let layout = self.shared.settings.layout;
+                Group::new(layout, &record.agent, name, record.delegate)
+            });
+            end(group.as_ref(), record.living());
+            std::fs::remove_file(self.shared.record_path(&executor))?;
         }
         Ok(())
+    }
+
+    fn read_records(&self) -> io::Result<BTreeMap<ExecutorRef, Record>> {
+        let directory = self.shared.settings.work_dir.join("run");
+        std::fs::create_dir_all(&directory)?;
+        let mut records = BTreeMap::new();
+        for entry in std::fs::read_dir(&directory)? {
+            let path = entry?.path();
+            match serde_json::from_slice::<Record>(&std::fs::read(&path)?) {
+                Ok(record) => {
+                    let executor = ExecutorRef {
+                        framework: record.framework.as_str().into(),
+                        executor: record.executor.as_str().into(),
+                    };
+                    records.insert(executor, record);
+                }
+                Err(_) => std::fs::remove_file(&path)?,
+            }
+        }
+        Ok(records)
     }
 
     /// Ends the executors and returns when they are gone; with `keep_checkpointed`, those of checkpointing frameworks
@@ -267,6 +290,10 @@ impl Shared {
 
     async fn run(self: Arc<Self>, order: StartOrder, running: Running, agent: String) {
         let executor = order.executor.clone();
+        // Before there is a process: an agent that dies with it half started leaves nobody nobody knows of.
+        if let Err(error) = self.keep_record(&order, &running, &agent, 0) {
+            tracing::warn!(%executor, %error, "the executor will not be known again after a restart");
+        }
         let started = tokio::select! {
             () = running.destroy.cancelled() => None,
             started = self.spawn(&order, &running) => Some(started),
@@ -288,7 +315,7 @@ impl Shared {
                 self.send(Input::ExecutorExited {
                     executor,
                     status: KILLED,
-                    message: None,
+                    limitation: None,
                 })
                 .await;
                 return;
@@ -312,14 +339,14 @@ impl Shared {
             }
         };
         let status = status.map_or(-1, ExitStatusExt::into_raw);
-        let message = self.memory_message(&executor, &running);
+        let limitation = self.memory_limitation(&executor, &running);
         self.clean_up(&executor, running.group.clone(), Some(pid))
             .await;
         tracing::info!(%executor, pid, status, "the executor ended");
         self.send(Input::ExecutorExited {
             executor,
             status,
-            message,
+            limitation,
         })
         .await;
     }
@@ -335,13 +362,13 @@ impl Shared {
             () = gone => {}
             () = running.destroy.cancelled() => {}
         }
-        let message = self.memory_message(&executor, &running);
+        let limitation = self.memory_limitation(&executor, &running);
         self.clean_up(&executor, running.group.clone(), Some(pid))
             .await;
         self.send(Input::ExecutorExited {
             executor,
             status: -1,
-            message,
+            limitation,
         })
         .await;
     }
@@ -351,19 +378,34 @@ impl Shared {
         let _ = self.events.send(Event::Core(Box::new(input))).await;
     }
 
-    fn memory_message(&self, executor: &ExecutorRef, running: &Running) -> Option<String> {
+    fn memory_limitation(&self, executor: &ExecutorRef, running: &Running) -> Option<Limitation> {
         let group = running.group.as_ref()?;
         let resources = self
             .lock()
             .get(executor)
             .map(|running| running.resources.clone())?;
         let limit = self.limits(&resources).memory_bytes;
-        group.ran_out_of_memory().then(|| {
-            format!(
+        group.ran_out_of_memory().then(|| Limitation {
+            reason: Reason::ContainerLimitationMemory,
+            message: format!(
                 "the executor's memory limit of {} was reached",
                 format_bytes(limit)
-            )
+            ),
+            resources: vec![megabytes("mem", limit)],
         })
+    }
+
+    /// None without cgroups.
+    fn group_of(&self, executor: &ExecutorRef, kind: ExecutorKind, agent: &str) -> Option<Group> {
+        let (name, delegate) = match kind {
+            ExecutorKind::Wasm => (format!("{}-wasm", executor.framework), false),
+            ExecutorKind::Native => (format!("{}-native", executor.framework), true),
+            ExecutorKind::Custom => (
+                format!("{}-{}", executor.framework, executor.executor),
+                false,
+            ),
+        };
+        Group::new(self.settings.layout, agent, &name, delegate)
     }
 
     async fn end(&self, group: Option<Group>, pid: Option<u32>) {
@@ -517,6 +559,7 @@ impl Shared {
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value))
         .collect();
+        environment.extend(settings.executor_environment.clone());
         if let Some(group) = &running.group {
             environment.insert("TEPUI_CGROUP".to_owned(), group.path().to_owned());
         }
@@ -584,6 +627,18 @@ fn end(group: Option<&Group>, pid: Option<u32>) {
 /// The agent's id, out of a sandbox's path.
 fn agent_of(sandbox: &str) -> String {
     sandbox.split('/').nth(1).unwrap_or("unknown").to_owned()
+}
+
+/// A scalar of so many bytes, as resources count them.
+pub(crate) fn megabytes(name: &str, bytes: u64) -> v1::Resource {
+    v1::Resource {
+        name: name.to_owned(),
+        r#type: v1::value::Type::Scalar.into(),
+        scalar: Some(v1::value::Scalar {
+            value: bytes as f64 / MEGABYTE,
+        }),
+        ..Default::default()
+    }
 }
 
 /// When a process began, in clock ticks since boot; None if it is gone, or dead and only waiting to be reaped.
@@ -660,6 +715,7 @@ mod tests {
             shutdown_grace_period: Duration::from_secs(5),
             reregistration_timeout: Duration::from_secs(2),
             recovery_timeout: Duration::from_secs(900),
+            executor_environment: BTreeMap::from([("EVERYBODY".to_owned(), "has it".to_owned())]),
         };
         let (events, inbox) = mpsc::channel(100);
         (Executors::new(settings, preparer, events), inbox)
@@ -694,6 +750,22 @@ mod tests {
         }
     }
 
+    /// As the core knows it from its records.
+    fn view() -> ExecutorView {
+        let order = order("s", "", true);
+        ExecutorView {
+            executor: reference(),
+            kind: order.kind,
+            info: order.info,
+            sandbox: order.sandbox,
+            container_id: "c".into(),
+            pid: None,
+            connected: false,
+            resources: Resources::new(),
+            live_tasks: 0,
+        }
+    }
+
     async fn next(inbox: &mut mpsc::Receiver<Event>) -> Input {
         match inbox.recv().await {
             Some(Event::Core(input)) => *input,
@@ -709,11 +781,11 @@ mod tests {
             }
         }
 
-        async fn exited(&mut self) -> (i32, Option<String>) {
+        async fn exited(&mut self) -> (i32, Option<Limitation>) {
             match next(&mut self.inbox).await {
                 Input::ExecutorExited {
-                    status, message, ..
-                } => (status, message),
+                    status, limitation, ..
+                } => (status, limitation),
                 other => panic!("{other:?}"),
             }
         }
@@ -739,6 +811,7 @@ mod tests {
             "MESOS_SLAVE_ID=s1",
             "MESOS_AGENT_ENDPOINT=127.0.0.1:5051",
             "MESOS_CHECKPOINT=0",
+            "EVERYBODY=has it",
             "MESOS_EXECUTOR_SHUTDOWN_GRACE_PERIOD=5secs",
             "MESOS_RECOVERY_TIMEOUT=15mins",
             "MESOS_EXECUTOR_AUTHENTICATION_TOKEN=secret",
@@ -814,13 +887,34 @@ mod tests {
             "a checkpointing framework's executor outlives its agent"
         );
         let (second, mut inbox) = executors(first.directory.path(), Layout::None);
-        second.adopt(&[reference()]).unwrap();
+        second.adopt(&[view()]).unwrap();
         second.destroy(&reference());
         assert!(matches!(
             next(&mut inbox).await,
             Input::ExecutorExited { status: -1, .. }
         ));
         assert_eq!(first.exited().await.0, KILLED);
+    }
+
+    #[tokio::test]
+    async fn an_executor_that_died_meanwhile_is_reported_dead_at_once() {
+        let mut first = bench(Layout::None);
+        first.executors.start(order("s", "exec sleep 600", true));
+        let pid = first.started().await;
+        // As if the agent had been killed: nobody is left to take the record away.
+        let record = first.executors.shared.record_path(&reference());
+        let kept = std::fs::read(&record).unwrap();
+        end(None, Some(pid));
+        assert_eq!(first.exited().await.0, KILLED);
+        std::fs::write(&record, kept).unwrap();
+        let (second, mut inbox) = executors(first.directory.path(), Layout::None);
+        second.adopt(&[view()]).unwrap();
+        let dead = next(&mut inbox).await;
+        assert!(
+            matches!(dead, Input::ExecutorExited { status: -1, .. }),
+            "{dead:?}"
+        );
+        assert!(!record.exists());
     }
 
     #[tokio::test]

@@ -20,17 +20,15 @@ mod detect;
 mod executors;
 mod fetcher;
 mod files;
+mod flags;
 mod gc;
 mod http;
 mod kind;
 mod link;
 mod owner;
 mod prepare;
-mod request;
 mod sandbox;
-mod serve;
 mod server;
-mod site;
 mod store;
 #[cfg(test)]
 mod testing;
@@ -38,6 +36,7 @@ mod testing;
 mod tests;
 mod watch;
 
-pub use config::Config;
+pub use config::{Config, Reconfiguration, Recover};
+pub use flags::ConfigError;
 pub use link::{Authority, AuthorityError};
 pub use server::{Running, run, start};

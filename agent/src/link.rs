@@ -13,7 +13,6 @@ use hyper::body::{Frame, Incoming};
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prost::Message;
-use tepui_access::Credential;
 use tepui_agent_core::Input;
 use tepui_api::link::{ToAgent, ToMaster};
 use tepui_api::{proto, recordio};
@@ -32,6 +31,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// A link that stood this long was a good one: the next attempt comes soon.
 const GOOD_LINK: Duration = Duration::from_secs(10);
+/// The longest pause between two attempts.
+const BACKOFF_MAXIMUM: Duration = Duration::from_secs(60);
 const MAX_REDIRECTS: usize = 5;
 const MAX_RECORD_BYTES: usize = 64 << 20;
 const MAX_REFUSAL_BYTES: usize = 4096;
@@ -47,10 +48,8 @@ const WINDOW_BYTES: u32 = 4 << 20;
 #[derive(Debug)]
 pub(crate) struct LinkSettings {
     pub(crate) masters: Vec<Authority>,
-    /// What the agent shows a master that asks who it is.
-    pub(crate) credential: Option<Credential>,
-    pub(crate) backoff_minimum: Duration,
-    pub(crate) backoff_maximum: Duration,
+    /// Before the first attempt after one in vain nobody waits longer than this.
+    pub(crate) backoff: Duration,
 }
 
 /// `host:port` of a master.
@@ -145,7 +144,7 @@ pub(crate) async fn keep_linked(
         link += 1;
         let outcome = tokio::select! {
             () = cancel.cancelled() => return,
-            outcome = run_link(link, &authority, settings.credential.as_ref(), &context) => outcome,
+            outcome = run_link(link, &authority, &context) => outcome,
         };
         match outcome {
             Ok(Ending::Elsewhere(leader)) => {
@@ -178,12 +177,7 @@ pub(crate) async fn keep_linked(
             }
         }
         redirects = 0;
-        let pause = back_off(
-            attempts,
-            settings.backoff_minimum,
-            settings.backoff_maximum,
-            chance(),
-        );
+        let pause = back_off(attempts, settings.backoff, chance());
         attempts = attempts.saturating_add(1);
         tokio::select! {
             () = cancel.cancelled() => return,
@@ -192,13 +186,10 @@ pub(crate) async fn keep_linked(
     }
 }
 
-/// Between the minimum and a ceiling that doubles with each attempt, so that a thousand agents do not come at once.
-fn back_off(attempts: u32, minimum: Duration, maximum: Duration, chance: f64) -> Duration {
-    let ceiling = minimum
-        .saturating_mul(2_u32.saturating_pow(attempts.saturating_add(1)))
-        .min(maximum)
-        .max(minimum);
-    minimum + (ceiling - minimum).mul_f64(chance)
+/// Anything up to a ceiling that doubles with each attempt, so that a thousand agents do not come at once.
+fn back_off(attempts: u32, factor: Duration, chance: f64) -> Duration {
+    let ceiling = factor.saturating_mul(2_u32.saturating_pow(attempts));
+    ceiling.min(BACKOFF_MAXIMUM).mul_f64(chance)
 }
 
 /// Evenly between 0 and 1.
@@ -209,7 +200,6 @@ fn chance() -> f64 {
 async fn run_link(
     link: u64,
     authority: &Authority,
-    credential: Option<&Credential>,
     context: &Arc<FilesContext>,
 ) -> Result<Ending, LinkError> {
     let stream = match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&authority.0)).await
@@ -233,15 +223,12 @@ async fn run_link(
         let chunk = chunks.recv().await?;
         Some((Ok::<_, Infallible>(Frame::data(chunk)), chunks))
     });
-    let mut request = Request::builder()
+    let request = Request::builder()
         .method(Method::POST)
         .uri(format!("http://{}{PATH}", authority.0))
         .header(header::CONTENT_TYPE, "application/recordio")
-        .header("message-content-type", "application/x-protobuf");
-    if let Some(credential) = credential {
-        request = request.header(header::AUTHORIZATION, credential.header());
-    }
-    let request = request.body(StreamBody::new(chunks.boxed()))?;
+        .header("message-content-type", "application/x-protobuf")
+        .body(StreamBody::new(chunks.boxed()))?;
     let response = match tokio::time::timeout(ANSWER_TIMEOUT, requests.send_request(request)).await
     {
         Ok(response) => response?,
@@ -427,19 +414,13 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_from_the_minimum_to_the_maximum_and_vary() {
-        let (minimum, maximum) = (Duration::from_millis(100), Duration::from_secs(10));
-        assert_eq!(back_off(0, minimum, maximum, 0.0), minimum);
-        assert_eq!(
-            back_off(0, minimum, maximum, 1.0),
-            Duration::from_millis(200)
-        );
-        assert_eq!(
-            back_off(3, minimum, maximum, 1.0),
-            Duration::from_millis(1600)
-        );
-        assert_eq!(back_off(u32::MAX, minimum, maximum, 1.0), maximum);
-        assert_eq!(back_off(u32::MAX, minimum, maximum, 0.0), minimum);
+    fn pauses_grow_to_a_minute_and_vary() {
+        let factor = Duration::from_secs(1);
+        assert_eq!(back_off(0, factor, 1.0), factor);
+        assert_eq!(back_off(3, factor, 1.0), Duration::from_secs(8));
+        assert_eq!(back_off(3, factor, 0.25), Duration::from_secs(2));
+        assert_eq!(back_off(u32::MAX, factor, 1.0), BACKOFF_MAXIMUM);
+        assert_eq!(back_off(u32::MAX, factor, 0.0), Duration::ZERO);
     }
 
     use tepui_api::link::{Ping, Pong, Tail, to_agent, to_master};
@@ -457,9 +438,7 @@ mod tests {
         };
         let settings = LinkSettings {
             masters: Authority::parse_list(masters).unwrap(),
-            credential: None,
-            backoff_minimum: Duration::from_millis(1),
-            backoff_maximum: Duration::from_millis(5),
+            backoff: Duration::from_millis(2),
         };
         let cancel = CancellationToken::new();
         tokio::spawn(keep_linked(settings, Arc::new(context), cancel.clone()));

@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tepui_agent_core::{
-    AgentView, ConnectionKey, Core, Effect, ExecutorRef, Input, PrepareFailure, RequestKey, TaskRef,
+    AgentView, ConnectionKey, Core, Effect, Input, PrepareFailure, RequestKey, TaskRef,
 };
 use tepui_api::link::ToMaster;
 use tepui_api::v1::executor;
@@ -156,8 +156,8 @@ pub(crate) struct Owner {
     connections: BTreeMap<ConnectionKey, Connection>,
     preparing: BTreeMap<TaskRef, Preparing>,
     tasks: BTreeMap<TaskRef, TaskFiles>,
-    /// Why the agent must stop.
-    ending: Option<String>,
+    /// Set when the agent must stop: the reason, if it is not that it has done all it was started for.
+    ending: Option<Result<(), String>>,
 }
 
 /// What an owner is made of.
@@ -207,8 +207,8 @@ impl Owner {
         }
     }
 
-    /// Until the agent is told to stop, or must; then the reason.
-    pub(crate) async fn run(mut self, cancel: CancellationToken) -> Option<String> {
+    /// Until the agent is told to stop, or has no more to do, or must; then the reason.
+    pub(crate) async fn run(mut self, cancel: CancellationToken) -> Result<(), String> {
         self.follow_recovered_tasks();
         let mut batch = Vec::with_capacity(BATCH);
         while self.ending.is_none() {
@@ -225,12 +225,12 @@ impl Owner {
             };
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => return None,
+                () = cancel.cancelled() => return Ok(()),
                 // A flood of events must not put the timers off.
                 () = wake => self.apply(Input::Tick),
                 count = self.inbox.recv_many(&mut batch, BATCH) => {
                     if count == 0 {
-                        return None;
+                        return Ok(());
                     }
                 }
             }
@@ -238,7 +238,7 @@ impl Owner {
                 self.on_event(event);
             }
         }
-        self.ending
+        self.ending.unwrap_or(Ok(()))
     }
 
     /// Tasks that survived the agent's restart can be followed like any other.
@@ -334,7 +334,7 @@ impl Owner {
             Event::View { reply } => {
                 let _ = reply.send(Box::new(self.core.view()));
             }
-            Event::Failed(message) => self.ending = Some(message),
+            Event::Failed(message) => self.ending = Some(Err(message)),
         }
     }
 
@@ -383,7 +383,11 @@ impl Owner {
         match effect {
             Effect::ToMaster(message) => self.send_to_master(message),
             Effect::CloseLink => self.close_link(),
-            Effect::SaveAgentId { id } => self.save(Save::agent_id(&id)),
+            Effect::SaveAgent { id, record } => {
+                for save in Save::agent(&id, record) {
+                    self.save(save);
+                }
+            }
             Effect::Save { key, path, value } => self.save(Save {
                 key: Some(key),
                 path,
@@ -451,10 +455,13 @@ impl Owner {
             Effect::TaskEnded { task } => {
                 if let Some(files) = self.tasks.remove(&task) {
                     files.phase.send_replace(Phase::Ended);
-                    self.garbage.ended(files.sandbox);
                 }
             }
-            Effect::Exit { message } => self.ending = Some(message),
+            Effect::DiscardSandbox { sandbox } => {
+                self.garbage.hand_in(self.work_dir.join(sandbox));
+            }
+            Effect::Exit { message } => self.ending = Some(Err(message)),
+            Effect::CleanedUp => self.ending = Some(Ok(())),
         }
     }
 
@@ -475,7 +482,7 @@ impl Owner {
     fn save(&mut self, save: Save) {
         if self.saves.send(save).is_err() {
             self.ending
-                .get_or_insert_with(|| "checkpoints cannot be written any more".to_owned());
+                .get_or_insert_with(|| Err("checkpoints cannot be written any more".to_owned()));
         }
     }
 
@@ -583,14 +590,6 @@ fn ended(sandbox: PathBuf) -> Located {
         sandbox,
         phase: watch::channel(Phase::Ended).1,
     }
-}
-
-/// The executors the core still counts on.
-pub(crate) fn known_executors(view: &AgentView) -> Vec<ExecutorRef> {
-    view.executors
-        .iter()
-        .map(|executor| executor.executor.clone())
-        .collect()
 }
 
 /// The sandboxes that must not be taken for garbage.

@@ -6,13 +6,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tepui_agent_core::Core;
 use tepui_api::v1;
+use tepui_model::Role;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -26,17 +27,18 @@ use crate::detect;
 use crate::executors::{Executors, Settings};
 use crate::fetcher::Fetcher;
 use crate::files::FilesContext;
-use crate::gc::Garbage;
+use crate::gc::{self, Garbage};
+use crate::http::{About, Site, router};
 use crate::link::{Authority, LinkSettings, keep_linked};
-use crate::owner::{Owner, Parts, known_executors, live_sandboxes, now};
+use crate::owner::{Owner, Parts, live_sandboxes, now};
 use crate::prepare::Preparer;
-use crate::serve::serve;
-use crate::site::{About, Site, router};
 use crate::store::Store;
 use crate::watch::Watcher;
 
 /// Events that may wait for the owner before those who send them have to.
 const INBOX: usize = 65_536;
+/// How long open requests may take to end when the agent stops.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// The longest path a unix socket can be bound to, less the final zero.
 const LONGEST_SOCKET_PATH: usize = 107;
 const SOCKET: &str = "agent.sock";
@@ -66,7 +68,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 /// Starts an agent; it runs in tasks of the present runtime.
 pub async fn start(config: Config) -> anyhow::Result<Running> {
     let began = Instant::now();
+    config.check()?;
     let masters = Authority::parse_list(&config.master)?;
+    let default_role = Role::parse(&config.default_role).context("--default_role")?;
     std::fs::create_dir_all(&config.work_dir).with_context(|| {
         format!(
             "the work directory {} cannot be made",
@@ -98,7 +102,11 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
 
     let info = v1::AgentInfo {
         hostname: config.hostname.clone().unwrap_or_else(detect::hostname),
-        resources: detect::resources_wire(&detect::resources(&config.resources, &work_dir)?),
+        resources: detect::resources_wire(&detect::resources(
+            &config.resources,
+            &default_role,
+            &work_dir,
+        )?),
         attributes: detect::attributes(&config.attributes, layout.name())?,
         port: Some(i32::from(address.port())),
         ..Default::default()
@@ -108,6 +116,12 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         endpoint: endpoint.to_string(),
         boot_id: uuid::Uuid::new_v4().to_string(),
+        host_boot_id: detect::host_boot_id(),
+        recover: config.recover,
+        strict: config.strict,
+        reconfiguration: config.reconfiguration,
+        update_retry_minimum: config.update_retry_minimum,
+        update_retry_maximum: config.update_retry_maximum,
         seed: seed(),
         executor_registration_timeout: config.executor_registration_timeout,
         executor_reregistration_timeout: config.executor_reregistration_timeout,
@@ -116,7 +130,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         ..Default::default()
     };
     let meta = work_dir.join("meta");
-    let recovered = checkpoint::recover(&meta).context("the checkpoints cannot be read")?;
+    let recovered =
+        checkpoint::recover(&meta, config.strict).context("the checkpoints cannot be read")?;
     let start_time = now(began);
     let core =
         Core::new(core_config, recovered, start_time).context("the checkpoints cannot be used")?;
@@ -146,11 +161,17 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         shutdown_grace_period: config.executor_shutdown_grace_period,
         reregistration_timeout: config.executor_reregistration_timeout,
         recovery_timeout: config.recovery_timeout,
+        executor_environment: config.executor_environment_variables.clone(),
     };
     let executors = Executors::new(settings, preparer.clone(), events.clone());
     let view = core.view();
-    executors.adopt(&known_executors(&view))?;
-    let garbage = Garbage::start(work_dir.clone(), config.gc_delay, live_sandboxes(&view));
+    executors.adopt(&view.executors)?;
+    let rules = gc::Rules {
+        delay: config.gc_delay,
+        headroom: config.gc_disk_headroom,
+        interval: config.disk_watch_interval,
+    };
+    let garbage = Garbage::start(work_dir.clone(), rules, live_sandboxes(&view));
 
     let about = About {
         info,
@@ -164,15 +185,16 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     });
     // The parts stop one after the other, so each has a token of its own.
     let (stop_link, stop_http) = (CancellationToken::new(), CancellationToken::new());
+    let stopping = |token: &CancellationToken| token.clone().cancelled_owned();
+    let tcp = axum::serve(tcp, site.clone()).with_graceful_shutdown(stopping(&stop_http));
+    let unix = axum::serve(unix, site).with_graceful_shutdown(stopping(&stop_http));
     let servers = [
-        tokio::spawn(serve(tcp, site.clone(), stop_http.clone())),
-        tokio::spawn(serve(unix, site, stop_http.clone())),
+        tokio::spawn(tcp.into_future()),
+        tokio::spawn(unix.into_future()),
     ];
     let link_settings = LinkSettings {
         masters,
-        credential: config.credential.clone(),
-        backoff_minimum: config.link_backoff_minimum,
-        backoff_maximum: config.link_backoff_maximum,
+        backoff: config.registration_backoff_factor,
     };
     let context = Arc::new(FilesContext {
         work_dir: work_dir.clone(),
@@ -207,16 +229,15 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         let _ = link.await;
         executors.stop(keep).await;
         stop_http.cancel();
-        for server in servers {
-            let _ = server.await;
+        for mut server in servers {
+            if tokio::time::timeout(FAREWELL, &mut server).await.is_err() {
+                server.abort();
+            }
         }
         let _ = std::fs::remove_file(&path);
         // All that was to be saved is on disk before the agent is gone.
         let _ = tokio::task::spawn_blocking(move || checkpoints.join()).await;
-        match reason {
-            Some(reason) => Err(anyhow::anyhow!(reason)),
-            None => Ok(()),
-        }
+        reason.map_err(anyhow::Error::msg)
     });
     Ok(Running {
         address,

@@ -50,8 +50,7 @@ async fn bench() -> Bench {
         resources: "cpus:4;mem:1024;disk:1024".to_owned(),
         attributes: "rack:a".to_owned(),
         program: Some(program),
-        link_backoff_minimum: Duration::from_millis(1),
-        link_backoff_maximum: Duration::from_millis(10),
+        registration_backoff_factor: Duration::from_millis(5),
         ..Config::default()
     };
     Bench {

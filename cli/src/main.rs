@@ -3,7 +3,6 @@
 //! Data goes to stdout; everything said to a person goes to stderr.
 #![allow(clippy::print_stdout, reason = "a command's result goes to stdout")]
 
-mod access;
 mod agents;
 mod artifact;
 mod client;
@@ -59,7 +58,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_from(roles::from_mesos(std::env::args_os()));
     // The one crypto provider; building an HTTPS client without it would panic.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let result = match arguments.command {

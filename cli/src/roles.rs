@@ -1,19 +1,43 @@
 //! The processes a cluster is made of, as subcommands.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::Args;
-use tepui_access::Credential;
+use clap::{ArgAction, Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
-
-use crate::access::{MasterAccess, credential};
 
 fn duration(text: &str) -> Result<Duration, String> {
     tepui_model::parse_duration(text).map_err(|error| error.to_string())
+}
+
+/// The words of `tepui master` and `tepui agent` as Mesos spells them, as this program spells them: `--work_dir` is
+/// `--work-dir`, and `--no-strict` is `--strict=false`.
+pub(crate) fn from_mesos(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let words: Vec<OsString> = words.collect();
+    let is_role = words
+        .get(1)
+        .is_some_and(|role| role == "master" || role == "agent");
+    if !is_role {
+        return words;
+    }
+    let spell = |word: OsString| match word.to_str().and_then(|text| text.strip_prefix("--")) {
+        Some(flag) => {
+            let (name, value) = flag.split_once('=').unzip();
+            let name = name.unwrap_or(flag).replace('_', "-");
+            match (name.strip_prefix("no-"), value) {
+                (Some(denied), None) => format!("--{denied}=false").into(),
+                (_, Some(value)) => format!("--{name}={value}").into(),
+                (None, None) => format!("--{name}").into(),
+            }
+        }
+        None => word,
+    };
+    words.into_iter().map(spell).collect()
 }
 
 /// Flags of a master, with Mesos's names where Mesos has them.
@@ -34,8 +58,6 @@ pub(crate) struct Master {
     /// Listen beyond loopback without authentication
     #[arg(long)]
     insecure: bool,
-    #[command(flatten)]
-    access: MasterAccess,
     /// Silence after which an agent has missed a ping
     #[arg(long, default_value = "15secs", value_parser = duration)]
     agent_ping_timeout: Duration,
@@ -61,7 +83,6 @@ impl Master {
             config.hostname = self.hostname;
             config.data_dir = self.work_dir;
             config.insecure = self.insecure;
-            self.access.apply(&mut config)?;
             config.core.agent_ping_timeout = self.agent_ping_timeout;
             config.core.max_agent_ping_timeouts = self.max_agent_ping_timeouts;
             config.core.agent_reregister_timeout = self.agent_reregister_timeout;
@@ -80,9 +101,6 @@ pub(crate) struct Agent {
     /// The master, HOST:PORT
     #[arg(long, env = "TEPUI_MASTER", default_value = "127.0.0.1:5050")]
     master: String,
-    /// What the agent shows a master that asks: PRINCIPAL:SECRET, or a file with a credential
-    #[arg(long, env = "TEPUI_CREDENTIAL", hide_env_values = true, value_parser = credential)]
-    credential: Option<Credential>,
     /// Address of the agent's own endpoint
     #[arg(long, default_value = "127.0.0.1")]
     ip: std::net::IpAddr,
@@ -98,15 +116,92 @@ pub(crate) struct Agent {
     /// What this agent offers: `cpus:4;mem:8192;ports:[31000-32000]`; what is not named is detected
     #[arg(long, default_value = "", value_parser = resources)]
     resources: String,
+    /// Role of the resources that name none, detected ones too
+    #[arg(long, default_value = "*")]
+    default_role: String,
     /// What it says about itself: `rack:r1;level:10`
     #[arg(long, default_value = "", value_parser = attributes)]
     attributes: String,
     /// Bound of the cache of fetched files
     #[arg(long, default_value = "2GB", value_parser = size)]
     fetcher_cache_size: u64,
+    /// Time without a byte after which a transfer is given up
+    #[arg(long, default_value = "1mins", value_parser = duration)]
+    fetcher_stall_timeout: Duration,
+    /// Where URIs that are relative paths begin
+    #[arg(long)]
+    frameworks_home: Option<PathBuf>,
+    /// What becomes of the executors an earlier agent left: they may come back, or they are ended and so is this agent
+    #[arg(long, default_value = "reconnect")]
+    recover: Recover,
+    /// Refuse to start on checkpoints that cannot all be read
+    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    strict: bool,
+    /// What may differ from when this agent registered: nothing, or only that there is more
+    #[arg(long, default_value = "equal")]
+    reconfiguration_policy: ReconfigurationPolicy,
+    /// Time a new executor has to subscribe
+    #[arg(long, default_value = "1mins", value_parser = duration)]
+    executor_registration_timeout: Duration,
+    /// Time executors have to come back after the agent restarted; at most 15secs
+    #[arg(long, default_value = "2secs", value_parser = duration)]
+    executor_reregistration_timeout: Duration,
+    /// Time an executor has to end after it was told to
+    #[arg(long, default_value = "5secs", value_parser = duration)]
+    executor_shutdown_grace_period: Duration,
+    /// Variables every executor gets, a JSON object of strings or `file://` and the path of one
+    #[arg(long, value_parser = variables)]
+    executor_environment_variables: Option<BTreeMap<String, String>>,
+    /// Time a built-in executor stays without a task
+    #[arg(long, default_value = "5mins", value_parser = duration)]
+    executor_idle_timeout: Duration,
+    /// Time executors of checkpointing frameworks wait for their agent to come back
+    #[arg(long, default_value = "15mins", value_parser = duration)]
+    recovery_timeout: Duration,
+    /// First wait for an acknowledgement before a status update is sent again; it doubles
+    #[arg(long, default_value = "10secs", value_parser = duration)]
+    status_update_retry_interval_min: Duration,
+    /// What it doubles up to
+    #[arg(long, default_value = "10mins", value_parser = duration)]
+    status_update_retry_interval_max: Duration,
+    /// Longest time the sandbox of an ended task is kept
+    #[arg(long, default_value = "1weeks", value_parser = duration)]
+    gc_delay: Duration,
+    /// Part of the disk that should stay free: the fuller it is, the earlier sandboxes go
+    #[arg(long, default_value_t = 0.1)]
+    gc_disk_headroom: f64,
+    /// How often it is looked whether a sandbox is to go
+    #[arg(long, default_value = "1mins", value_parser = duration)]
+    disk_watch_interval: Duration,
+    /// Longest pause before the master is tried again for the first time; it doubles
+    #[arg(long, default_value = "1secs", value_parser = duration)]
+    registration_backoff_factor: Duration,
     /// At SIGTERM leave the tasks of checkpointing frameworks to the agent that is started next, for an upgrade
     #[arg(long)]
     keep_tasks: bool,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy)]
+enum Recover {
+    Reconnect,
+    Cleanup,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy)]
+enum ReconfigurationPolicy {
+    Equal,
+    Additive,
+}
+
+fn variables(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let read = text.strip_prefix("file://").map(std::fs::read_to_string);
+    let text = match read {
+        Some(read) => read.map_err(|error| format!("{text} cannot be read: {error}"))?,
+        None => text.to_owned(),
+    };
+    serde_json::from_str(&text)
+        .map_err(|error| format!("expected a JSON object whose values are strings: {error}"))
 }
 
 /// Checked here, so that a mistake is told before anything is made.
@@ -137,12 +232,36 @@ impl Agent {
                 port: self.port,
                 ..Default::default()
             };
-            config.credential = self.credential;
             config.hostname = self.hostname;
             config.work_dir = self.work_dir;
             config.resources = self.resources;
             config.attributes = self.attributes;
+            config.default_role = self.default_role;
             config.cache_bytes = self.fetcher_cache_size;
+            config.fetch_stall_timeout = self.fetcher_stall_timeout;
+            config.frameworks_home = self.frameworks_home;
+            config.recover = match self.recover {
+                Recover::Reconnect => tepui_agent::Recover::Reconnect,
+                Recover::Cleanup => tepui_agent::Recover::Cleanup,
+            };
+            config.strict = self.strict;
+            config.reconfiguration = match self.reconfiguration_policy {
+                ReconfigurationPolicy::Equal => tepui_agent::Reconfiguration::Equal,
+                ReconfigurationPolicy::Additive => tepui_agent::Reconfiguration::Additive,
+            };
+            config.executor_registration_timeout = self.executor_registration_timeout;
+            config.executor_reregistration_timeout = self.executor_reregistration_timeout;
+            config.executor_shutdown_grace_period = self.executor_shutdown_grace_period;
+            config.executor_environment_variables =
+                self.executor_environment_variables.unwrap_or_default();
+            config.executor_idle = self.executor_idle_timeout;
+            config.recovery_timeout = self.recovery_timeout;
+            config.update_retry_minimum = self.status_update_retry_interval_min;
+            config.update_retry_maximum = self.status_update_retry_interval_max;
+            config.gc_delay = self.gc_delay;
+            config.gc_disk_headroom = self.gc_disk_headroom;
+            config.disk_watch_interval = self.disk_watch_interval;
+            config.registration_backoff_factor = self.registration_backoff_factor;
             config.keep_tasks_at_stop = self.keep_tasks;
             config.cancel = stop;
             let running = tepui_agent::start(config).await?;
@@ -240,4 +359,65 @@ fn serve(
         server(stop).await
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Started {
+        #[command(flatten)]
+        agent: Agent,
+    }
+
+    fn agent(words: &[&str]) -> Result<Agent, clap::Error> {
+        let words = ["tepui", "agent"].iter().chain(words);
+        let mut words = from_mesos(words.map(OsString::from));
+        words.remove(1);
+        Started::try_parse_from(words).map(|started| started.agent)
+    }
+
+    #[test]
+    fn flags_are_taken_as_mesos_spells_them() {
+        let words = [
+            "--work_dir=/a_b",
+            "--gc_delay",
+            "3days",
+            "--no-strict",
+            "--recover=cleanup",
+            "--executor_environment_variables={\"A_B\":\"x\"}",
+        ];
+        let agent = agent(&words).unwrap();
+        assert_eq!(agent.work_dir, PathBuf::from("/a_b"));
+        assert_eq!(agent.gc_delay, Duration::from_secs(3 * 24 * 3600));
+        assert!(!agent.strict && matches!(agent.recover, Recover::Cleanup));
+        let variables = agent.executor_environment_variables.unwrap();
+        assert_eq!(variables["A_B"], "x");
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_before_anything_is_made() {
+        for (word, expected) in [
+            (
+                "--reconfiguration_policy=any",
+                "possible values: equal, additive",
+            ),
+            ("--executor_environment_variables=[1]", "JSON object"),
+            ("--gc_delay=soon", "gc-delay"),
+        ] {
+            let error = agent(&[word]).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        assert!(agent(&["--strict", "--strict=true"]).is_err());
+        assert!(agent(&["--strict"]).unwrap().strict);
+    }
+
+    #[test]
+    fn other_commands_keep_their_words() {
+        let words = ["tepui", "run", "--a_b", "--no-c"].map(OsString::from);
+        assert_eq!(from_mesos(words.clone().into_iter()), words);
+    }
 }

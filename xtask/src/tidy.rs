@@ -10,36 +10,20 @@ use serde_json::Value;
 /// Of our own crates, which each may use. A crate that is absent here may use none.
 const ARROWS: &[(&str, &[&str])] = &[
     ("tepui-model", &[]),
-    ("tepui-access", &[]),
     ("tepui-api", &["tepui-model"]),
     ("tepui-allocator", &["tepui-model"]),
     (
         "tepui-master-core",
-        &[
-            "tepui-access",
-            "tepui-model",
-            "tepui-api",
-            "tepui-allocator",
-        ],
+        &["tepui-model", "tepui-api", "tepui-allocator"],
     ),
     (
         "tepui-master",
-        &[
-            "tepui-access",
-            "tepui-model",
-            "tepui-api",
-            "tepui-master-core",
-        ],
+        &["tepui-model", "tepui-api", "tepui-master-core"],
     ),
     ("tepui-agent-core", &["tepui-model", "tepui-api"]),
     (
         "tepui-agent",
-        &[
-            "tepui-access",
-            "tepui-model",
-            "tepui-api",
-            "tepui-agent-core",
-        ],
+        &["tepui-model", "tepui-api", "tepui-agent-core"],
     ),
     ("tepui-sdk-executor", &["tepui-api", "tepui-model"]),
     (
@@ -50,14 +34,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         "tepui-executor-native",
         &["tepui-api", "tepui-model", "tepui-sdk-executor"],
     ),
-    (
-        "tepui-sdk-scheduler",
-        &["tepui-access", "tepui-api", "tepui-model"],
-    ),
+    ("tepui-sdk-scheduler", &["tepui-api", "tepui-model"]),
     (
         "tepui",
         &[
-            "tepui-access",
             "tepui-model",
             "tepui-api",
             "tepui-master",
@@ -84,7 +64,6 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Crates that must stay free of any runtime.
 const PURE: &[&str] = &[
     "tepui-model",
-    "tepui-access",
     "tepui-api",
     "tepui-allocator",
     "tepui-master-core",

@@ -22,6 +22,7 @@ use crate::wire;
 const BAD_REQUEST: u16 = 400;
 const FORBIDDEN: u16 = 403;
 const NOT_IMPLEMENTED: u16 = 501;
+const UNAVAILABLE: u16 = 503;
 const OK: u16 = 200;
 const ACCEPTED: u16 = 202;
 
@@ -81,7 +82,13 @@ impl Core {
         call: Call,
         token: Option<&str>,
     ) {
-        match self.take_call(call, token) {
+        let taken = if self.is_recovering() {
+            let message = "Agent has not finished recovery";
+            Err(Rejection::new(UNAVAILABLE, message))
+        } else {
+            self.take_call(call, token)
+        };
+        match taken {
             Ok(()) => self.answer(request, ACCEPTED, ""),
             Err(rejection) => self.answer(request, rejection.status, rejection.message),
         }
@@ -292,7 +299,8 @@ impl Core {
             return Ok(());
         }
         let state = framework.told(status.state());
-        if state == TaskState::TaskKilling && !framework.knows_killing {
+        let limited = task.limited.clone();
+        if state == TaskState::TaskKilling && (!framework.knows_killing || limited.is_some()) {
             if let Some(task) = self.task_mut(&task_ref) {
                 task.stream.remember(uuid);
             }
@@ -300,6 +308,10 @@ impl Core {
             return Ok(());
         }
         status.set_state(state);
+        if let Some(cause) = limited.filter(|_| state.is_terminal()) {
+            status.set_state(cause.state);
+            cause.explain(&mut status);
+        }
         self.push_status(&task_ref, status, true);
         Ok(())
     }

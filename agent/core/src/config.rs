@@ -4,6 +4,18 @@ use std::time::Duration;
 
 use tepui_api::v1;
 
+use crate::reconfiguration::Reconfiguration;
+
+/// What becomes of the executors an earlier agent process left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Recover {
+    /// They may come back.
+    #[default]
+    Reconnect,
+    /// They are ended, and so is the agent.
+    Cleanup,
+}
+
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Host name, resources, attributes, port and domain; its id is filled in by the core.
@@ -13,6 +25,12 @@ pub struct Config {
     pub endpoint: String,
     /// Differs each time the agent process starts.
     pub boot_id: String,
+    /// Differs each time the machine starts. Empty if that cannot be found out.
+    pub host_boot_id: String,
+    pub recover: Recover,
+    /// Whether a record that cannot be read keeps the agent from starting; otherwise it is passed over.
+    pub strict: bool,
+    pub reconfiguration: Reconfiguration,
     /// Where all chance comes from: update uuids, container ids and the executors' tokens. A real agent fills it from
     /// the operating system's generator, for the tokens are secrets.
     pub seed: [u8; 32],
@@ -40,6 +58,10 @@ impl Default for Config {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             endpoint: "127.0.0.1:5051".to_owned(),
             boot_id: String::new(),
+            host_boot_id: String::new(),
+            recover: Recover::Reconnect,
+            strict: true,
+            reconfiguration: Reconfiguration::Equal,
             seed: [0; 32],
             registration_timeout: Duration::from_secs(75),
             executor_registration_timeout: Duration::from_secs(60),

@@ -36,9 +36,10 @@ pub enum Effect {
     ToMaster(link::ToMaster),
     /// Give the link up and dial again. `Input::LinkDown` follows.
     CloseLink,
-    /// Keep the id in `work_dir/meta/agent_id`.
-    SaveAgentId {
+    /// Keep what the agent is registered as, for the agent that is started next.
+    SaveAgent {
         id: AgentId,
+        record: Bytes,
     },
     /// Write a record, or remove it if there is no value. Saves take effect in the order given; each is answered by
     /// `Input::Saved`.
@@ -100,8 +101,15 @@ pub enum Effect {
     TaskEnded {
         task: TaskRef,
     },
+    /// Nobody uses the sandbox any more: it may be removed when it is old enough, or when room is short.
+    DiscardSandbox {
+        /// Relative to `work_dir`.
+        sandbox: String,
+    },
     /// Nothing is left to do for this agent, for ever.
     Exit {
         message: String,
     },
+    /// The agent was only started to end what an earlier one left, and that is done.
+    CleanedUp,
 }

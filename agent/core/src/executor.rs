@@ -4,11 +4,11 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use tepui_api::v1;
-use tepui_api::v1::task_status::Reason;
+use tepui_api::v1::task_status::{Reason, Source};
 use tepui_model::{ContainerId, ExecutorId, Resources, TaskId};
 
 use crate::effect::ExecutorKind;
-use crate::input::{ConnectionKey, SaveKey};
+use crate::input::{ConnectionKey, Limitation, SaveKey};
 
 /// The executor of a framework's wasm tasks.
 pub const WASM_EXECUTOR_ID: &str = "tepui-wasm";
@@ -16,25 +16,58 @@ pub const WASM_EXECUTOR_ID: &str = "tepui-wasm";
 pub const NATIVE_EXECUTOR_ID: &str = "tepui-native";
 
 /// What becomes of the tasks an executor leaves behind.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Cause {
     /// As a partition-aware framework is told it.
     pub(crate) state: v1::TaskState,
     pub(crate) reason: Reason,
     pub(crate) message: String,
+    /// What there was too much of.
+    pub(crate) resources: Vec<v1::Resource>,
 }
 
 impl Cause {
-    pub(crate) fn terminated(message: impl Into<String>) -> Self {
+    pub(crate) fn new(state: v1::TaskState, reason: Reason, message: impl Into<String>) -> Self {
         Self {
-            state: v1::TaskState::TaskFailed,
-            reason: Reason::ExecutorTerminated,
+            state,
+            reason,
             message: message.into(),
+            resources: Vec::new(),
+        }
+    }
+
+    pub(crate) fn terminated(message: impl Into<String>) -> Self {
+        Self::new(
+            v1::TaskState::TaskFailed,
+            Reason::ExecutorTerminated,
+            message,
+        )
+    }
+
+    pub(crate) fn limited(limitation: Limitation) -> Self {
+        Self {
+            resources: limitation.resources,
+            ..Self::new(
+                v1::TaskState::TaskFailed,
+                limitation.reason,
+                limitation.message,
+            )
+        }
+    }
+
+    /// Makes the status say this, whatever it said before. The state is left to whoever knows the framework.
+    pub(crate) fn explain(&self, status: &mut v1::TaskStatus) {
+        status.source = Some(Source::Agent.into());
+        status.reason = Some(self.reason.into());
+        status.message = Some(self.message.clone());
+        if !self.resources.is_empty() {
+            let resources = self.resources.clone();
+            status.limitation = Some(v1::TaskResourceLimitation { resources });
         }
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Stage {
     Created,
     /// Its record is on the way to the disk; only then is the process started.

@@ -13,7 +13,7 @@ use tepui_model::{FrameworkId, Resources, TaskId};
 
 use crate::effect::{Effect, ExecutorKind};
 use crate::executor::{Cause, Executor, Stage};
-use crate::input::{ConnectionKey, ExecutorRef, SaveKey, TaskRef};
+use crate::input::{ConnectionKey, ExecutorRef, Limitation, SaveKey, TaskRef};
 use crate::machine::{Core, Waiting};
 use crate::record::{ExecutorRecord, FORMAT, FrameworkRecord, Path, kind_to_number};
 use crate::task;
@@ -125,6 +125,13 @@ impl Core {
             return;
         };
         executor.stage = Stage::Starting;
+        // From the order on: what it has to fetch first is part of it.
+        let deadline = self
+            .now
+            .tick
+            .after(self.config.executor_registration_timeout);
+        self.timers
+            .arm(Timer::Registration(reference.clone()), deadline);
         self.effects.push(Effect::StartExecutor {
             executor: reference.clone(),
             kind: executor.kind,
@@ -138,20 +145,11 @@ impl Core {
     }
 
     pub(crate) fn on_executor_started(&mut self, reference: &ExecutorRef, pid: u32) {
-        let deadline = self
-            .now
-            .tick
-            .after(self.config.executor_registration_timeout);
         let Some(executor) = self.executor_mut(reference) else {
             return;
         };
         executor.pid = Some(pid);
-        let recorded = executor.recorded;
-        if executor.stage == Stage::Starting {
-            self.timers
-                .arm(Timer::Registration(reference.clone()), deadline);
-        }
-        if recorded {
+        if executor.recorded {
             self.save_executor(reference);
         }
     }
@@ -161,11 +159,8 @@ impl Core {
             return;
         };
         if executor.stage == Stage::Starting {
-            let cause = Cause {
-                state: TaskState::TaskFailed,
-                reason: Reason::ContainerLaunchFailed,
-                message,
-            };
+            let reason = Reason::ContainerLaunchFailed;
+            let cause = Cause::new(TaskState::TaskFailed, reason, message);
             executor.stage = Stage::Destroyed {
                 cause: Some(cause),
                 idle: false,
@@ -180,11 +175,11 @@ impl Core {
             return;
         };
         let cause = match executor.stage {
-            Stage::Starting => Cause {
-                state: TaskState::TaskFailed,
-                reason: Reason::ExecutorRegistrationTimeout,
-                message: format!("The executor did not subscribe within {limit}"),
-            },
+            Stage::Starting => Cause::new(
+                TaskState::TaskFailed,
+                Reason::ExecutorRegistrationTimeout,
+                format!("The executor did not subscribe within {limit}"),
+            ),
             Stage::Disconnected => {
                 Cause::terminated(format!("The executor was away for more than {limit}"))
             }
@@ -372,7 +367,7 @@ impl Core {
         &mut self,
         reference: &ExecutorRef,
         status: i32,
-        message: Option<String>,
+        limitation: Option<Limitation>,
     ) {
         let Some(framework) = self.frameworks.get_mut(&reference.framework) else {
             return;
@@ -389,16 +384,19 @@ impl Core {
             self.remove_record(&Path::Executor(reference.clone()));
         }
         self.count("slave/executors_terminated");
-        let told = message.unwrap_or_else(|| wire::describe_exit(status));
+        let ended = match limitation {
+            Some(limitation) => Cause::limited(limitation),
+            None => Cause::terminated(wire::describe_exit(status)),
+        };
         let (cause, idle) = match executor.stage {
             Stage::Destroyed {
                 cause: Some(cause),
                 idle,
             } => (cause, idle),
             Stage::Destroyed { cause: None, idle } | Stage::Terminating { idle, .. } => {
-                (Cause::terminated(told), idle)
+                (ended, idle)
             }
-            _ => (Cause::terminated(told), false),
+            _ => (ended, false),
         };
         let mut again = Vec::new();
         for task in executor.live {
@@ -411,9 +409,13 @@ impl Core {
             if idle && !delivered {
                 again.push(reference.task);
             } else {
-                self.end_task(&reference, cause.state, cause.reason, cause.message.clone());
+                let limited = self.task(&reference).and_then(|task| task.limited.clone());
+                self.end_task_because(&reference, limited.as_ref().unwrap_or(&cause));
             }
         }
+        self.effects.push(Effect::DiscardSandbox {
+            sandbox: executor.sandbox,
+        });
         if self.is_registered() && !terminating && !self.is_ending() {
             self.tell_master(to_master::Body::ExecutorExited(link::ExecutorExited {
                 framework_id: wire::framework_id(&reference.framework),
@@ -523,6 +525,7 @@ impl Core {
                 self.effects.push(Effect::TaskEnded {
                     task: reference.clone(),
                 });
+                self.discard_sandbox(&reference);
             }
             self.forget_task(&reference);
         }

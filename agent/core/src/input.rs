@@ -56,10 +56,20 @@ pub struct PrepareFailure {
     pub message: String,
 }
 
+/// A limit that was reached, and what of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limitation {
+    pub reason: v1::task_status::Reason,
+    pub message: String,
+    pub resources: Vec<v1::Resource>,
+}
+
 /// What an earlier agent process left below `work_dir/meta`.
 #[derive(Debug, Clone, Default)]
 pub struct Recovered {
     pub agent_id: Option<AgentId>,
+    /// As `Effect::SaveAgent` gave it.
+    pub agent: Option<Bytes>,
     /// Every record saved and not removed, by its path relative to `work_dir/meta`.
     pub saved: Vec<(String, Bytes)>,
 }
@@ -95,7 +105,17 @@ pub enum Input {
         /// As wait(2) gives it; -1 if unknown.
         status: i32,
         /// Why it ended, if the shell knows better than the status: its cgroup ran out of memory, say.
-        message: Option<String>,
+        limitation: Option<Limitation>,
+    },
+    /// The task was found to go beyond what it was given. Said again, it changes nothing.
+    TaskLimited {
+        task: TaskRef,
+        limitation: Limitation,
+    },
+    /// The same of an executor the framework brought, with all its tasks.
+    ExecutorLimited {
+        executor: ExecutorRef,
+        limitation: Limitation,
     },
     /// A SUBSCRIBE call. If it is answered with 200, `connection` is its stream from then on.
     ExecutorSubscribe {

@@ -19,8 +19,10 @@ mod group;
 pub mod input;
 mod invariants;
 mod launch;
+mod limits;
 mod link_state;
 mod machine;
+mod reconfiguration;
 mod record;
 mod recovery;
 mod show;
@@ -34,12 +36,14 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use config::Config;
+pub use config::{Config, Recover};
 pub use effect::{Effect, ExecutorKind};
 pub use executor::{NATIVE_EXECUTOR_ID, WASM_EXECUTOR_ID};
 pub use input::{
-    ConnectionKey, ExecutorRef, Input, PrepareFailure, Recovered, RequestKey, SaveKey, TaskRef,
+    ConnectionKey, ExecutorRef, Input, Limitation, PrepareFailure, Recovered, RequestKey, SaveKey,
+    TaskRef,
 };
 pub use machine::Core;
+pub use reconfiguration::Reconfiguration;
 pub use record::RecoverError;
 pub use view::{AgentView, ExecutorView, FrameworkView, TaskView};

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use prost::Message;
 use tepui_api::link::to_agent::Body;
 use tepui_api::link::to_master;
 use tepui_api::v1::agent_info::Capability;
@@ -12,6 +13,7 @@ use tepui_model::{AgentId, ExecutorId, FrameworkId, TaskId};
 use crate::effect::{Effect, ExecutorKind};
 use crate::input::{ExecutorRef, TaskRef};
 use crate::machine::{Core, Link, Phase};
+use crate::record::AgentRecord;
 use crate::task::Task;
 use crate::timers::Timer;
 use crate::wire;
@@ -208,9 +210,17 @@ impl Core {
 
     fn on_registered(&mut self, registered: link::Registered) {
         let id = AgentId::from(registered.agent_id.value);
-        if self.agent_id.as_ref() != Some(&id) {
+        let record = AgentRecord {
+            info: self.config.info.clone(),
+            host_boot_id: self.config.host_boot_id.clone(),
+        };
+        if self.agent_id.as_ref() != Some(&id) || self.recorded_agent.as_ref() != Some(&record) {
             self.agent_id = Some(id.clone());
-            self.effects.push(Effect::SaveAgentId { id });
+            self.effects.push(Effect::SaveAgent {
+                id,
+                record: record.encode_to_vec().into(),
+            });
+            self.recorded_agent = Some(record);
         }
         let ping_timeout = Duration::from_millis(registered.ping_timeout_ms);
         self.timers

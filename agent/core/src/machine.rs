@@ -14,7 +14,7 @@ use crate::effect::Effect;
 use crate::executor;
 use crate::framework::Framework;
 use crate::input::{ConnectionKey, ExecutorRef, Input, SaveKey, TaskRef};
-use crate::record::Path;
+use crate::record::{AgentRecord, Path};
 use crate::task;
 use crate::timers::{Timer, Timers};
 use crate::view::TaskView;
@@ -38,6 +38,8 @@ pub(crate) enum Phase {
     /// Executors of an earlier agent process may still come back.
     Recovering,
     Serving,
+    /// What an earlier agent process left is being ended, and then so is this one.
+    CleaningUp,
     /// The master will never have this agent again.
     Ending {
         message: String,
@@ -63,6 +65,8 @@ pub struct Core {
     pub(crate) effects: Vec<Effect>,
     pub(crate) chance: Chance,
     pub(crate) agent_id: Option<AgentId>,
+    /// What is on disk of the agent itself.
+    pub(crate) recorded_agent: Option<AgentRecord>,
     pub(crate) link: Link,
     pub(crate) phase: Phase,
     pub(crate) frameworks: BTreeMap<FrameworkId, Framework>,
@@ -92,10 +96,15 @@ impl Core {
             Input::ExecutorExited {
                 executor,
                 status,
-                message,
+                limitation,
             } => {
-                self.on_executor_exited(&executor, status, message);
+                self.on_executor_exited(&executor, status, limitation);
             }
+            Input::TaskLimited { task, limitation } => self.on_task_limited(&task, limitation),
+            Input::ExecutorLimited {
+                executor,
+                limitation,
+            } => self.on_executor_limited(&executor, limitation),
             Input::ExecutorSubscribe {
                 request,
                 connection,
@@ -141,7 +150,7 @@ impl Core {
     }
 
     /// What becomes true by the sum of what happened rather than by one event.
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         let mut executors = self
             .frameworks
             .values()
@@ -153,6 +162,10 @@ impl Core {
                 self.finish_recovery();
             }
             Phase::Ending { .. } if executors.next().is_none() => self.exit(),
+            Phase::CleaningUp if executors.next().is_none() => {
+                self.phase = Phase::Exited;
+                self.effects.push(Effect::CleanedUp);
+            }
             _ => {}
         }
     }
@@ -212,10 +225,14 @@ impl Core {
     }
 
     pub(crate) fn remove_record(&mut self, path: &Path) {
+        self.remove_record_at(path.text());
+    }
+
+    pub(crate) fn remove_record_at(&mut self, path: String) {
         let key = self.new_save_key();
         self.effects.push(Effect::Save {
             key,
-            path: path.text(),
+            path,
             value: None,
         });
     }
@@ -228,12 +245,20 @@ impl Core {
         self.effects.push(Effect::ToMaster(wire::to_master(body)));
     }
 
+    /// Whether executors of an earlier agent process may still come back.
+    pub fn is_recovering(&self) -> bool {
+        self.phase == Phase::Recovering
+    }
+
     pub(crate) fn is_registered(&self) -> bool {
         matches!(self.link, Link::Registered { .. })
     }
 
     pub(crate) fn is_ending(&self) -> bool {
-        matches!(self.phase, Phase::Ending { .. } | Phase::Exited)
+        matches!(
+            self.phase,
+            Phase::CleaningUp | Phase::Ending { .. } | Phase::Exited
+        )
     }
 
     pub(crate) fn all_executors(&self) -> impl Iterator<Item = ExecutorRef> {

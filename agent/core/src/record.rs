@@ -23,6 +23,22 @@ pub enum RecoverError {
     Format { path: String, found: u32 },
     #[error("the record {path} below the work directory's meta is of no known kind")]
     UnknownPath { path: String },
+    #[error(
+        "the agent is not what it registered as: {change}. Start it as before; or, if only resources or attributes were \
+         added, with --reconfiguration_policy=additive; or remove the directory meta from its work directory, which \
+         gives its tasks up, to have it register as a new agent"
+    )]
+    Reconfigured { change: String },
+}
+
+/// What the agent was when it registered last.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct AgentRecord {
+    /// Without the id, which is kept beside it.
+    #[prost(message, required, tag = "1")]
+    pub(crate) info: v1::AgentInfo,
+    #[prost(string, required, tag = "2")]
+    pub(crate) host_boot_id: String,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
@@ -10,7 +11,7 @@ use tepui_api::v1::task_status::Reason;
 use tepui_model::{ContainerId, ExecutorId, Now};
 
 use crate::chance::{Chance, Uuid};
-use crate::config::Config;
+use crate::config::{Config, Recover};
 use crate::executor::{Cause, Executor, Stage};
 use crate::framework::Framework;
 use crate::input::{ExecutorRef, Recovered, TaskRef};
@@ -39,6 +40,11 @@ impl Core {
             .endpoint
             .rsplit_once(':')
             .map(|(address, _)| address.to_owned());
+        let cleanup = config.recover == Recover::Cleanup;
+        let patience = match cleanup {
+            true => Duration::ZERO,
+            false => config.executor_reregistration_timeout,
+        };
         let mut core = Self {
             chance: Chance::new(config.seed),
             config,
@@ -46,6 +52,7 @@ impl Core {
             now,
             effects: Vec::new(),
             agent_id: recovered.agent_id,
+            recorded_agent: None,
             link: Link::Down,
             phase: Phase::Recovering,
             frameworks: BTreeMap::new(),
@@ -57,71 +64,138 @@ impl Core {
             ended: VecDeque::new(),
             counters: BTreeMap::new(),
         };
-        core.timers.arm(
-            Timer::Recovery,
-            now.tick.after(core.config.executor_reregistration_timeout),
-        );
-        let records = core.read(&recovered.saved)?;
-        core.restore(records)?;
+        core.timers.arm(Timer::Recovery, now.tick.after(patience));
+        if let Some(record) = recovered.agent {
+            let record = decode("agent", &record);
+            core.recorded_agent = core.tolerate(record)?;
+        }
+        let before = core.recorded_agent.as_ref();
+        let rebooted = before.is_some_and(|before| {
+            let (before, now) = (&before.host_boot_id, &core.config.host_boot_id);
+            !before.is_empty() && !now.is_empty() && before != now
+        });
+        let objection = before.and_then(|before| {
+            let policy = core.config.reconfiguration;
+            policy.objection(&before.info, &core.config.info)
+        });
+        match objection {
+            Some(change) if !rebooted => return Err(RecoverError::Reconfigured { change }),
+            // Nothing of it runs any more, so there is nothing to keep the id for.
+            Some(_) => core.begin_anew(recovered.saved),
+            None => {
+                let records = core.read(&recovered.saved)?;
+                core.restore(records)?;
+                if rebooted {
+                    core.end_what_a_reboot_ended();
+                }
+            }
+        }
+        if !cleanup {
+            core.settle();
+        }
         Ok(core)
+    }
+
+    /// What a record says; without `strict` one that cannot be read is passed over.
+    fn tolerate<T>(&mut self, read: Result<T, RecoverError>) -> Result<Option<T>, RecoverError> {
+        match read {
+            Err(_) if !self.config.strict => {
+                self.count("slave/recovery_errors");
+                Ok(None)
+            }
+            read => read.map(Some),
+        }
+    }
+
+    /// The agent will register as one the master has never seen.
+    fn begin_anew(&mut self, saved: Vec<(String, Bytes)>) {
+        self.agent_id = None;
+        self.recorded_agent = None;
+        for (path, _) in saved {
+            self.remove_record_at(path);
+        }
+    }
+
+    fn end_what_a_reboot_ended(&mut self) {
+        for executor in self.all_executors().collect::<Vec<_>>() {
+            if let Some(framework) = self.frameworks.get_mut(&executor.framework) {
+                framework.executors.remove(&executor.executor);
+            }
+            self.remove_record(&Path::Executor(executor));
+        }
+        let message = "The machine was restarted";
+        self.end_orphans(TaskState::TaskGone, Reason::AgentRestarted, message);
+        for framework in self.frameworks.keys().cloned().collect::<Vec<_>>() {
+            self.remove_framework_if_empty(&framework);
+        }
     }
 
     fn read(&mut self, saved: &[(String, Bytes)]) -> Result<Records, RecoverError> {
         let mut records = Records::default();
         for (path, value) in saved {
-            match Path::parse(path)
-                .ok_or_else(|| RecoverError::UnknownPath { path: path.clone() })?
-            {
-                Path::Framework(id) => {
-                    let record: FrameworkRecord = decode(path, value)?;
-                    if record.format != FORMAT {
-                        return Err(RecoverError::Format {
-                            path: path.clone(),
-                            found: record.format,
-                        });
-                    }
-                    let mut framework = Framework::new(record.info);
-                    framework.recorded = true;
-                    self.frameworks.insert(id, framework);
-                }
-                Path::Executor(executor) => {
-                    records.executors.push((executor, decode(path, value)?))
-                }
-                Path::Task(task, executor) => {
-                    records.tasks.push((task, executor, decode(path, value)?))
-                }
-                Path::Updates(task, executor) => {
-                    records
-                        .updates
-                        .insert((task, executor), decode(path, value)?);
-                }
-            }
+            let read = self.read_one(path, value, &mut records);
+            self.tolerate(read)?;
         }
         Ok(records)
+    }
+
+    fn read_one(
+        &mut self,
+        path: &str,
+        value: &Bytes,
+        records: &mut Records,
+    ) -> Result<(), RecoverError> {
+        let unknown = || RecoverError::UnknownPath { path: path.into() };
+        match Path::parse(path).ok_or_else(unknown)? {
+            Path::Framework(id) => {
+                let record: FrameworkRecord = decode(path, value)?;
+                if record.format != FORMAT {
+                    return Err(RecoverError::Format {
+                        path: path.to_owned(),
+                        found: record.format,
+                    });
+                }
+                let mut framework = Framework::new(record.info);
+                framework.recorded = true;
+                self.frameworks.insert(id, framework);
+            }
+            Path::Executor(executor) => records.executors.push((executor, decode(path, value)?)),
+            Path::Task(task, executor) => {
+                records.tasks.push((task, executor, decode(path, value)?));
+            }
+            Path::Updates(task, executor) => {
+                let record = decode(path, value)?;
+                records.updates.insert((task, executor), record);
+            }
+        }
+        Ok(())
     }
 
     fn restore(&mut self, mut records: Records) -> Result<(), RecoverError> {
         for (reference, record) in records.executors {
             let path = Path::Executor(reference.clone());
-            let Some(framework) = self.frameworks.get_mut(&reference.framework) else {
-                self.remove_record(&path);
-                continue;
-            };
-            framework
-                .executors
-                .insert(reference.executor, recovered_executor(record, &path)?);
+            let executor = recovered_executor(record, &path);
+            let executor = self.tolerate(executor)?;
+            match self.frameworks.get_mut(&reference.framework).zip(executor) {
+                Some((framework, executor)) => {
+                    framework.executors.insert(reference.executor, executor);
+                }
+                None => self.remove_record(&path),
+            }
         }
         for (reference, executor, record) in records.tasks {
             let path = Path::Task(reference.clone(), executor.clone());
             let updates = records
                 .updates
                 .remove(&(reference.clone(), executor.clone()));
-            let Some(framework) = self.frameworks.get_mut(&reference.framework) else {
+            let task = recovered_task(record, updates, executor.clone(), &path);
+            let task = self.tolerate(task)?;
+            let Some((framework, task)) = self.frameworks.get_mut(&reference.framework).zip(task)
+            else {
                 self.remove_record(&path);
                 self.remove_record(&Path::Updates(reference, executor));
                 continue;
             };
-            let task = recovered_task(record, updates, executor.clone(), &path)?;
             if task.is_live()
                 && let Some(executor) = framework.executors.get_mut(&executor)
             {
@@ -146,24 +220,38 @@ impl Core {
         if self.phase != Phase::Recovering {
             return;
         }
-        self.phase = Phase::Serving;
         self.timers.disarm(&Timer::Recovery);
-        let limit = tepui_model::format_duration(self.config.executor_reregistration_timeout);
+        let cause = match self.config.recover {
+            Recover::Cleanup => {
+                self.phase = Phase::CleaningUp;
+                Cause::terminated("The agent was started with --recover=cleanup")
+            }
+            Recover::Reconnect => {
+                self.phase = Phase::Serving;
+                let limit = self.config.executor_reregistration_timeout;
+                let limit = tepui_model::format_duration(limit);
+                let message = format!(
+                    "The executor did not come back within {limit} after the agent restarted"
+                );
+                let reason = Reason::ExecutorReregistrationTimeout;
+                Cause::new(TaskState::TaskGone, reason, message)
+            }
+        };
         for executor in self.all_executors().collect::<Vec<_>>() {
-            if self
-                .executor(&executor)
-                .is_some_and(|executor| executor.stage == Stage::Reconnecting)
-            {
-                let cause = Cause {
-                    state: TaskState::TaskGone,
-                    reason: Reason::ExecutorReregistrationTimeout,
-                    message: format!(
-                        "The executor did not come back within {limit} after the agent restarted"
-                    ),
-                };
-                self.destroy_executor(&executor, Some(cause));
+            let stage = self.executor(&executor).map(|executor| &executor.stage);
+            if stage == Some(&Stage::Reconnecting) || self.phase == Phase::CleaningUp {
+                self.destroy_executor(&executor, Some(cause.clone()));
             }
         }
+        let message = "The agent restarted and the task's executor is gone";
+        self.end_orphans(TaskState::TaskDropped, Reason::AgentRestarted, message);
+        if self.link == Link::Waiting && self.phase == Phase::Serving {
+            self.register();
+        }
+    }
+
+    /// Ends the tasks whose executors are not there.
+    fn end_orphans(&mut self, state: TaskState, reason: Reason, message: &str) {
         let mut orphans = Vec::new();
         for (framework, held) in &self.frameworks {
             let has_executor = |task: &Task| {
@@ -181,16 +269,7 @@ impl Core {
             }));
         }
         for orphan in orphans {
-            let message = "The agent restarted and the task's executor is gone";
-            self.end_task(
-                &orphan,
-                TaskState::TaskDropped,
-                Reason::AgentRestarted,
-                message,
-            );
-        }
-        if self.link == Link::Waiting {
-            self.register();
+            self.end_task(&orphan, state, reason, message);
         }
     }
 }

@@ -14,6 +14,7 @@ impl Core {
                 Link::Down | Link::Waiting | Link::Registering => None,
             },
             registered: self.is_registered(),
+            recovering: self.is_recovering(),
             ended: self.ended.iter().cloned().collect(),
             counters: self.counters.clone(),
             ..AgentView::default()

@@ -6,6 +6,7 @@ use tepui_api::v1;
 use tepui_model::{ContainerId, ExecutorId, Resources};
 
 use crate::effect::ExecutorKind;
+use crate::executor::Cause;
 use crate::input::{SaveKey, TaskRef};
 use crate::stream::Stream;
 use crate::view::TaskView;
@@ -48,6 +49,8 @@ pub(crate) struct Task {
     /// The newest status, without data.
     pub(crate) latest: Option<Arc<v1::TaskStatus>>,
     pub(crate) stream: Stream,
+    /// It went beyond what it was given and is being killed for that.
+    pub(crate) limited: Option<Cause>,
     /// Whether there is a record of it on disk, or on the way there.
     pub(crate) recorded: bool,
 }
@@ -66,6 +69,7 @@ impl Task {
             state: v1::TaskState::TaskStaging,
             latest: None,
             stream: Stream::default(),
+            limited: None,
             recorded: false,
         }
     }

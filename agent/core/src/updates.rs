@@ -6,12 +6,13 @@ use bytes::Bytes;
 use tepui_api::link::to_master;
 use tepui_api::v1::TaskState;
 use tepui_api::v1::network_info::IpAddress;
-use tepui_api::v1::task_status::{Reason, Source};
+use tepui_api::v1::task_status::Reason;
 use tepui_api::{link, v1};
 use tepui_model::{FrameworkId, TaskId};
 
 use crate::chance::Uuid;
 use crate::effect::Effect;
+use crate::executor::Cause;
 use crate::input::{ExecutorRef, SaveKey, TaskRef};
 use crate::machine::{Core, Waiting};
 use crate::record::{Path, UpdatesRecord};
@@ -29,17 +30,19 @@ impl Core {
         reason: Reason,
         message: impl Into<String>,
     ) {
+        self.end_task_because(reference, &Cause::new(state, reason, message));
+    }
+
+    pub(crate) fn end_task_because(&mut self, reference: &TaskRef, cause: &Cause) {
         let Some(framework) = self.frameworks.get(&reference.framework) else {
             return;
         };
-        let status = v1::TaskStatus {
+        let mut status = v1::TaskStatus {
             task_id: wire::task_id(&reference.task),
-            state: framework.told(state).into(),
-            source: Some(Source::Agent.into()),
-            reason: Some(reason.into()),
-            message: Some(message.into()),
+            state: framework.told(cause.state).into(),
             ..v1::TaskStatus::default()
         };
+        cause.explain(&mut status);
         self.push_status(reference, status, false);
     }
 
@@ -121,6 +124,7 @@ impl Core {
         self.effects.push(Effect::TaskEnded {
             task: reference.clone(),
         });
+        self.discard_sandbox(reference);
         let Some(framework) = self.frameworks.get_mut(&reference.framework) else {
             return;
         };
@@ -145,6 +149,21 @@ impl Core {
         }
         if let Some(group) = group {
             self.on_group_task_ended(reference, group, state);
+        }
+    }
+
+    /// Gives the task's directory away, unless its executor still has it.
+    pub(crate) fn discard_sandbox(&mut self, reference: &TaskRef) {
+        let Some(task) = self.task(reference).filter(|task| !task.sandbox.is_empty()) else {
+            return;
+        };
+        let executor = task.executor.as_ref().and_then(|executor| {
+            let framework = self.frameworks.get(&reference.framework)?;
+            framework.executors.get(executor)
+        });
+        if executor.is_none_or(|executor| !task.sandbox.starts_with(&executor.sandbox)) {
+            let sandbox = task.sandbox.clone();
+            self.effects.push(Effect::DiscardSandbox { sandbox });
         }
     }
 

@@ -12,7 +12,6 @@
 
 mod accept;
 mod agents;
-mod authorize;
 mod calls;
 mod config;
 mod core;
@@ -36,7 +35,6 @@ mod tasks;
 mod updates;
 mod validate;
 mod view;
-mod visible;
 mod wire;
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use tepui_api::registry;
 use tepui_api::v1::master::{Call, call};
 use tepui_model::{Role, RoleError};
 
-use crate::authorize::Denied;
 use crate::core::{Core, Pending};
 use crate::effect::Answer;
 use crate::input::RequestKey;
@@ -21,8 +20,6 @@ pub(crate) struct NewWeights {
 enum OperatorRefused {
     #[error("Expecting '{field}' to be present")]
     Missing { field: &'static str },
-    #[error("{0}")]
-    Denied(#[from] Denied),
     #[error("Unsupported call type")]
     Unknown,
     #[error("The call {name} is not supported yet")]
@@ -40,7 +37,6 @@ enum OperatorRefused {
 impl OperatorRefused {
     fn status(&self) -> u16 {
         match self {
-            Self::Denied(_) => 403,
             Self::Unknown | Self::NotSupported { .. } => 501,
             _ => 400,
         }
@@ -48,13 +44,8 @@ impl OperatorRefused {
 }
 
 impl Core {
-    pub(crate) fn on_operator_call(
-        &mut self,
-        request: RequestKey,
-        principal: Option<&str>,
-        call: Call,
-    ) {
-        if let Err(refused) = self.try_operator_call(request, principal, call) {
+    pub(crate) fn on_operator_call(&mut self, request: RequestKey, call: Call) {
+        if let Err(refused) = self.try_operator_call(request, call) {
             self.refuse(request, refused.status(), refused.to_string());
         }
     }
@@ -62,10 +53,8 @@ impl Core {
     fn try_operator_call(
         &mut self,
         request: RequestKey,
-        principal: Option<&str>,
         call: Call,
     ) -> Result<(), OperatorRefused> {
-        self.authorize_call(principal, &call)?;
         let call_type = call
             .r#type
             .and_then(|number| call::Type::try_from(number).ok());

@@ -8,7 +8,7 @@ use tepui_api::v1::task_status::Reason;
 use tepui_api::v1::{self, TaskState};
 
 use super::harness::*;
-use crate::{Effect, ExecutorKind, Input};
+use crate::{Effect, ExecutorKind, Input, Limitation};
 
 fn shutdown_executor(agent: &mut Agent, executor: &str) -> Vec<Effect> {
     agent.hear(to_agent::Body::ShutdownExecutor(link::ShutdownExecutor {
@@ -118,18 +118,24 @@ fn an_executor_that_cannot_be_started_fails_its_tasks_with_the_sentence() {
 fn the_death_of_an_executor_fails_its_tasks_and_the_master_hears_of_it() {
     let mut agent = Agent::registered();
     let (_, executor, connection) = agent.run(&aware("F"), "a");
-    let message = Some("its cgroup ran out of memory".to_owned());
+    let limitation = Some(Limitation {
+        reason: Reason::ContainerLimitationMemory,
+        message: "its cgroup ran out of memory".to_owned(),
+        resources: vec![scalar("mem", 32.0)],
+    });
     let effects = agent.apply(Input::ExecutorExited {
         executor: executor.clone(),
         status: 9,
-        message,
+        limitation,
     });
     let status = the_update(&effects).status;
     assert_eq!(
         (status.state(), status.reason()),
-        (TaskState::TaskFailed, Reason::ExecutorTerminated)
+        (TaskState::TaskFailed, Reason::ContainerLimitationMemory)
     );
     assert_eq!(status.message(), "its cgroup ran out of memory");
+    let limitation = status.limitation.as_ref().unwrap();
+    assert_eq!(limitation.resources, [scalar("mem", 32.0)]);
     assert!(effects.contains(&Effect::CloseExecutor { connection }));
     let told = exit_told(&effects);
     assert_eq!((told.status, told.built_in), (9, Some(true)));

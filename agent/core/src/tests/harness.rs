@@ -14,8 +14,8 @@ use tepui_api::v1::{self, TaskState, value};
 use tepui_model::{AgentId, ExecutorId, FrameworkId, Now, TaskId};
 
 use crate::{
-    Config, ConnectionKey, Core, Effect, ExecutorRef, Input, Recovered, RequestKey, SaveKey,
-    TaskRef,
+    Config, ConnectionKey, Core, Effect, ExecutorRef, Input, RecoverError, Recovered, RequestKey,
+    SaveKey, TaskRef,
 };
 
 pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(75);
@@ -26,6 +26,7 @@ pub(super) struct Agent {
     pub(super) now: Now,
     pub(super) disk: BTreeMap<String, Bytes>,
     pub(super) saved_id: Option<AgentId>,
+    pub(super) saved_agent: Option<Bytes>,
     /// While set, writes wait in `held` until `release`.
     pub(super) hold_saves: bool,
     pub(super) held: VecDeque<(SaveKey, String, Option<Bytes>)>,
@@ -39,6 +40,7 @@ pub(super) fn config() -> Config {
             hostname: "machine".into(),
             ..v1::AgentInfo::default()
         },
+        host_boot_id: "this boot".into(),
         endpoint: "10.0.0.7:5051".into(),
         boot_id: "boot".into(),
         seed: [7; 32],
@@ -67,6 +69,7 @@ impl Agent {
             now,
             disk,
             saved_id,
+            saved_agent: None,
             hold_saves: false,
             held: VecDeque::new(),
             tokens: BTreeMap::new(),
@@ -76,6 +79,10 @@ impl Agent {
 
     /// The agent's process dies and another takes its place. What was not on disk is lost.
     pub(super) fn restart(&mut self) {
+        self.restart_as(config()).unwrap();
+    }
+
+    pub(super) fn restart_as(&mut self, config: Config) -> Result<(), RecoverError> {
         let saved = self
             .disk
             .iter()
@@ -83,11 +90,13 @@ impl Agent {
             .collect();
         let recovered = Recovered {
             agent_id: self.saved_id.clone(),
+            agent: self.saved_agent.clone(),
             saved,
         };
         let seed = [self.next_key as u8 ^ 0x55; 32];
-        self.core = Core::new(Config { seed, ..config() }, recovered, self.now).unwrap();
+        self.core = Core::new(Config { seed, ..config }, recovered, self.now)?;
         self.held.clear();
+        Ok(())
     }
 
     pub(super) fn apply(&mut self, input: Input) -> Vec<Effect> {
@@ -102,7 +111,10 @@ impl Agent {
                         effects.extend(self.release());
                     }
                 }
-                Effect::SaveAgentId { id } => self.saved_id = Some(id),
+                Effect::SaveAgent { id, record } => {
+                    self.saved_id = Some(id);
+                    self.saved_agent = Some(record);
+                }
                 Effect::StartExecutor {
                     executor, token, ..
                 } => {
@@ -322,7 +334,7 @@ impl Agent {
         self.apply(Input::ExecutorExited {
             executor: executor.clone(),
             status: 9,
-            message: None,
+            limitation: None,
         })
     }
 

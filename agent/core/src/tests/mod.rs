@@ -3,6 +3,7 @@
 mod executor_calls;
 mod executor_life;
 mod harness;
+mod limits;
 mod link;
 mod property;
 mod recovery;

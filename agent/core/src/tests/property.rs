@@ -12,7 +12,9 @@ use tepui_api::v1::{self, TaskState};
 use tepui_model::{FrameworkId, TaskId};
 
 use super::harness::*;
-use crate::{ConnectionKey, Effect, ExecutorRef, Input, PrepareFailure, Recovered, TaskRef};
+use crate::{
+    ConnectionKey, Effect, ExecutorRef, Input, Limitation, PrepareFailure, Recovered, TaskRef,
+};
 
 struct Random(u64);
 
@@ -122,6 +124,8 @@ impl World {
                         process.connection = None;
                     }
                 }
+                // Its updates stay unacknowledged, so it sends them again.
+                Effect::AnswerExecutor { status: 503, .. } if self.agent.core.is_recovering() => {}
                 Effect::AnswerExecutor {
                     status, message, ..
                 } => {
@@ -131,7 +135,9 @@ impl World {
                     );
                 }
                 Effect::Exit { message } => panic!("nobody asked it to exit: {message}"),
-                Effect::SaveAgentId { .. }
+                Effect::CleanedUp => panic!("nobody asked it to clean up"),
+                Effect::SaveAgent { .. }
+                | Effect::DiscardSandbox { .. }
                 | Effect::Save { .. }
                 | Effect::ResizeExecutor { .. }
                 | Effect::TaskEnded { .. } => {}
@@ -337,14 +343,35 @@ impl World {
             .or_default()
             .push(status.uuid.clone().unwrap());
         let process = self.processes.get_mut(&executor).unwrap();
-        process.unacknowledged.push(status.clone());
+        process.unacknowledged.push(status);
         if state.is_terminal() {
             process.tasks.remove(&task.task);
         }
+        self.repeat(&executor);
+    }
+
+    /// Sends what is not acknowledged, in order; most of it for the second time.
+    fn repeat(&mut self, executor: &ExecutorRef) {
+        let process = &self.processes[executor];
         if process.connection.is_some() {
-            let effects = self.agent.send(&executor, status);
-            self.absorb(effects);
+            for status in process.unacknowledged.clone() {
+                let effects = self.agent.send(executor, status);
+                self.absorb(effects);
+            }
         }
+    }
+
+    fn limit(&mut self) {
+        let Some(task) = self.random.pick(self.launched.clone()) else {
+            return;
+        };
+        let limitation = Limitation {
+            reason: Reason::ContainerLimitationDisk,
+            message: "too much".into(),
+            resources: vec![scalar("disk", 1.0)],
+        };
+        let effects = self.agent.apply(Input::TaskLimited { task, limitation });
+        self.absorb(effects);
     }
 
     fn end_process(&mut self, executor: &ExecutorRef) {
@@ -486,6 +513,7 @@ impl World {
                 let effects = self.agent.release();
                 self.absorb(effects);
             }
+            97 if self.random.below(3) == 0 => self.limit(),
             97 => {
                 let seconds = self.random.pick([1, 3, 12, 70]).unwrap();
                 self.pass(seconds);
@@ -511,6 +539,9 @@ impl World {
             self.start(true);
             self.subscribe();
             self.report(true);
+            for executor in self.processes.keys().cloned().collect::<Vec<_>>() {
+                self.repeat(&executor);
+            }
             self.finish_destroying();
             self.acknowledge();
             let effects = self.agent.release();

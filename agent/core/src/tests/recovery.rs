@@ -12,7 +12,9 @@ use tepui_model::Now;
 
 use super::harness::*;
 use crate::record::{ExecutorRecord, FrameworkRecord, Path, TaskRecord, UpdatesRecord};
-use crate::{Core, Effect, Input, RecoverError, Recovered};
+use crate::{
+    Config, Core, Effect, Input, Reconfiguration, Recover, RecoverError, Recovered, TaskView,
+};
 
 #[test]
 fn nothing_reaches_an_executor_before_the_task_is_on_disk() {
@@ -189,8 +191,8 @@ fn records_that_cannot_be_read_are_named() {
         Core::new(
             config(),
             Recovered {
-                agent_id: None,
                 saved,
+                ..Recovered::default()
             },
             Now::default(),
         )
@@ -268,4 +270,167 @@ fn the_layout_of_records_is_what_earlier_agents_wrote() {
         seen: vec![Bytes::from_static(b"uu")],
     };
     assert_eq!(record.encode_to_vec(), b"\x1a\x02uu");
+}
+
+fn with_resources(cpus: f64) -> Config {
+    let mut config = config();
+    config.info.resources = vec![scalar("cpus", cpus)];
+    config
+}
+
+/// An agent with one running task, its executor's process gone with the machine or not, started again otherwise.
+fn restarted(before: Config, after: Config) -> (Agent, Result<(), RecoverError>) {
+    let mut agent = Agent::new(Recovered::default());
+    agent.restart_as(before).unwrap();
+    agent.link_up();
+    agent.run(&checkpointing("F"), "a");
+    let result = agent.restart_as(after);
+    (agent, result)
+}
+
+#[test]
+fn changed_resources_are_refused_or_taken_as_the_policy_says() {
+    let (_, refused) = restarted(with_resources(2.0), with_resources(3.0));
+    let message = refused.unwrap_err().to_string();
+    assert!(message.contains("'cpus:2' and is 'cpus:3'"), "{message}");
+    assert!(
+        message.contains("--reconfiguration_policy=additive"),
+        "{message}"
+    );
+    let additive = |cpus| Config {
+        reconfiguration: Reconfiguration::Additive,
+        ..with_resources(cpus)
+    };
+    assert!(
+        restarted(with_resources(2.0), additive(1.0)).1.is_err(),
+        "less is not more"
+    );
+    let (mut agent, result) = restarted(with_resources(2.0), additive(3.0));
+    result.unwrap();
+    agent.apply(Input::LinkUp);
+    let (_, effects) = agent.subscribe(&executor_ref("F", WASM));
+    let register = registration(&effects);
+    assert_eq!(register.agent.id.unwrap().value, "S0");
+    assert_eq!(
+        (register.agent.resources, register.tasks.len()),
+        (vec![scalar("cpus", 3.0)], 1)
+    );
+    agent.answer_registration();
+    assert!(
+        agent.restart_as(with_resources(2.0)).is_err(),
+        "what it registered as last is what counts"
+    );
+}
+
+#[test]
+fn a_reboot_ends_every_task_and_leaves_the_agent_its_id() {
+    let rebooted = Config {
+        host_boot_id: "another boot".into(),
+        ..with_resources(2.0)
+    };
+    let (mut agent, result) = restarted(with_resources(2.0), rebooted.clone());
+    result.unwrap();
+    assert!(
+        !agent.core.view().recovering,
+        "nobody can come back, so nobody is waited for"
+    );
+    let effects = agent.link_up();
+    assert_eq!(registration(&effects).agent.id.unwrap().value, "S0");
+    assert_eq!(
+        told(&effects),
+        (TaskState::TaskGone, Reason::AgentRestarted)
+    );
+    agent.acknowledge_all(&effects);
+    assert_eq!(agent.disk.len(), 0, "{:?}", agent.disk.keys());
+    let run = agent.run(&checkpointing("F"), "b");
+    agent.restart_as(rebooted).unwrap();
+    agent.subscribe(&run.1);
+    let state = agent
+        .core
+        .find_task(&run.0)
+        .map(|view: TaskView| view.state);
+    assert_eq!(state, Some(TaskState::TaskRunning), "one reboot, one loss");
+}
+
+#[test]
+fn a_reboot_into_other_resources_makes_a_new_agent() {
+    let rebooted = Config {
+        host_boot_id: "another boot".into(),
+        ..with_resources(1.0)
+    };
+    let (mut agent, result) = restarted(with_resources(2.0), rebooted);
+    result.unwrap();
+    let effects = agent.link_up();
+    assert_eq!(registration(&effects).agent.id, None);
+    assert_eq!(registration(&effects).tasks.len(), 0);
+    assert_eq!(agent.disk.len(), 0, "{:?}", agent.disk.keys());
+}
+
+#[test]
+fn cleanup_ends_everything_for_the_agent_that_is_started_next() {
+    let cleanup = Config {
+        recover: Recover::Cleanup,
+        ..config()
+    };
+    let (mut agent, result) = restarted(config(), cleanup.clone());
+    result.unwrap();
+    assert_eq!(agent.apply(Input::LinkUp), [], "it never registers");
+    let executor = executor_ref("F", WASM);
+    let effects = agent.pass(Duration::ZERO);
+    assert!(effects.contains(&Effect::DestroyExecutor {
+        executor: executor.clone()
+    }));
+    let effects = agent.exited(&executor);
+    assert!(effects.contains(&Effect::CleanedUp));
+    agent.restart();
+    assert_eq!(
+        told(&agent.link_up()),
+        (TaskState::TaskFailed, Reason::ExecutorTerminated)
+    );
+    let (mut idle, _) = restarted(config(), config());
+    idle.disk.clear();
+    idle.restart_as(cleanup).unwrap();
+    assert_eq!(idle.pass(Duration::ZERO), [Effect::CleanedUp]);
+}
+
+#[test]
+fn without_strict_what_cannot_be_read_is_passed_over() {
+    let lenient = Config {
+        strict: false,
+        ..config()
+    };
+    let mut agent = Agent::registered();
+    agent.run(&checkpointing("F"), "a");
+    agent.run(&checkpointing("G"), "b");
+    let path = Path::Task(task_ref("F", "a"), WASM.into()).text();
+    agent.disk.insert(path, Bytes::from_static(b"\xff"));
+    agent.saved_agent = Some(Bytes::from_static(b"\xff"));
+    agent.disk.insert("what/is/this".into(), Bytes::new());
+    assert!(agent.restart_as(config()).is_err());
+    agent.restart_as(lenient).unwrap();
+    let view = agent.core.view();
+    assert_eq!(view.counters["slave/recovery_errors"], 3);
+    assert_eq!(
+        view.tasks.iter().map(|view| &view.task).collect::<Vec<_>>(),
+        [&task_ref("G", "b")]
+    );
+}
+
+#[test]
+fn until_recovery_is_over_executors_may_subscribe_and_no_more() {
+    let mut agent = Agent::registered();
+    let (task, executor, _) = agent.run(&checkpointing("F"), "a");
+    agent.run(&checkpointing("G"), "b");
+    agent.restart();
+    agent.subscribe(&executor);
+    assert!(agent.core.view().recovering);
+    let effects = agent.update(&executor, &task, TaskState::TaskFinished);
+    assert_eq!(
+        answer(&effects),
+        (503, "Agent has not finished recovery".into())
+    );
+    agent.subscribe(&executor_ref("G", WASM));
+    assert!(!agent.core.view().recovering);
+    let effects = agent.update(&executor, &task, TaskState::TaskFinished);
+    assert_eq!(answer(&effects).0, 202);
 }

@@ -1,6 +1,5 @@
 //! The core played through with schedulers and agents made of nothing but their messages, and a clock moved by hand.
 
-mod access;
 mod agents;
 mod calls;
 mod harness;
