@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tepui_access::Credential;
 pub use tepui_agent_core::{Reconfiguration, Recover};
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Config {
     /// `host:port` or `http://host:port`; several, separated by commas, are tried in turn.
     pub master: String,
+    /// What it shows a master that asks who it is.
+    pub credential: Option<Credential>,
     /// Where the executor API listens; the loopback by default.
     pub ip: IpAddr,
     /// 0 for any free port.
@@ -81,6 +84,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             master: "127.0.0.1:5050".to_owned(),
+            credential: None,
             ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 5051,
             hostname: None,

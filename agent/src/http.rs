@@ -1,46 +1,26 @@
-//! The agent's HTTP side: the executor API, and a few pages for people and their tools. Everything is handed to the
-//! owner; nothing is decided here but what a header means.
+//! The executor API. Everything is handed to the owner; nothing is decided here but what a header means.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use futures::StreamExt;
-use http_body_util::{BodyExt, Limited};
-use serde_json::{Value, json};
 use tepui_agent_core::{ConnectionKey, Input};
-use tepui_api::v1::{self, executor};
+use tepui_api::v1::executor;
 use tepui_api::{MediaType, media, proto, recordio};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::owner::{Event, Reply, Subscription, state_name};
+use crate::owner::{Event, Reply, Subscription};
+use crate::request::{MAX_CALL_BYTES, read_body};
+use crate::site::{Refusal, Site, content_type, text};
 
-/// The largest call, alone or as a record.
-const MAX_CALL_BYTES: usize = 64 << 20;
 /// How many calls of one stream may wait for the core.
 const CALLS_IN_FLIGHT: u32 = 4096;
 /// Executors hear something at least this often.
 const HEARTBEAT: Duration = Duration::from_secs(30 * 60);
-
-#[derive(Debug, Clone)]
-pub(crate) struct Site {
-    pub(crate) events: mpsc::Sender<Event>,
-    pub(crate) about: Arc<About>,
-}
-
-/// What the pages say besides what the core knows.
-#[derive(Debug)]
-pub(crate) struct About {
-    pub(crate) info: v1::AgentInfo,
-    pub(crate) endpoint: String,
-    pub(crate) work_dir: String,
-    pub(crate) start_time: f64,
-}
 
 /// How the calls of one stream fared so far.
 #[derive(Debug, Default)]
@@ -66,53 +46,15 @@ impl StreamOutcome {
     }
 }
 
-pub(crate) fn router(site: Site) -> Router {
-    let pages = Router::new()
-        .route("/api/v1/executor", post(executor_call))
-        .route("/health", get(health))
-        .route("/version", get(version))
-        .route("/state", get(state))
-        .route("/state.json", get(state))
-        .with_state(site);
-    // The prefix is that of Mesos's agent process; clients write its parentheses either way.
-    Router::new()
-        .nest("/slave(1)", pages.clone())
-        .nest("/slave%281%29", pages.clone())
-        .merge(pages)
-}
-
-struct Refusal(StatusCode, String);
-
-impl Refusal {
-    fn bad(message: impl ToString) -> Self {
-        Self(StatusCode::BAD_REQUEST, message.to_string())
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        (self.0, self.1).into_response()
-    }
-}
-
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
-}
-
-fn content_type(header: Option<&str>) -> Result<MediaType, Refusal> {
-    media::content_type(header).map_err(|error| match error {
-        media::ContentTypeError::Missing => Refusal::bad(error),
-        media::ContentTypeError::Unsupported(_) => {
-            Refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, error.to_string())
-        }
-    })
-}
-
-async fn executor_call(
+pub(crate) async fn executor_call(
     State(site): State<Site>,
+    method: Method,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
+    if method != Method::POST {
+        return Err(Refusal::method(&method));
+    }
     let media = content_type(text(&headers, header::CONTENT_TYPE.as_str()))?;
     let token = text(&headers, header::AUTHORIZATION.as_str())
         .and_then(|value| value.split_once(' '))
@@ -130,12 +72,7 @@ async fn executor_call(
             inner => stream_of_calls(&site, inner, token, body).await,
         };
     }
-    let bytes = Limited::new(body, MAX_CALL_BYTES)
-        .collect()
-        .await
-        .map_err(Refusal::bad)?
-        .to_bytes();
-    let call = decode(media, bytes)?;
+    let call = decode(media, read_body(body, &headers).await?)?;
     match kind(&call)? {
         executor::call::Type::Subscribe => {
             subscribe(&site, call, token, text(&headers, header::ACCEPT.as_str())).await
@@ -148,16 +85,13 @@ async fn executor_call(
         executor::call::Type::Heartbeat => Ok(StatusCode::ACCEPTED.into_response()),
         _ => {
             let (reply, answer) = oneshot::channel();
-            send(
-                &site,
-                Event::Call {
-                    call: Box::new(call),
-                    token,
-                    reply: Reply::One(reply),
-                },
-            )
+            site.send(Event::Call {
+                call: Box::new(call),
+                token,
+                reply: Reply::One(reply),
+            })
             .await?;
-            let (status, message) = answer.await.map_err(|_| stopping())?;
+            let (status, message) = answer.await.map_err(|_| Refusal::stopping())?;
             Ok(answered(status, message))
         }
     }
@@ -187,17 +121,6 @@ fn answered(status: u16, message: String) -> Response {
     }
 }
 
-fn stopping() -> Refusal {
-    Refusal(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "The agent is stopping".to_owned(),
-    )
-}
-
-async fn send(site: &Site, event: Event) -> Result<(), Refusal> {
-    site.events.send(event).await.map_err(|_| stopping())
-}
-
 async fn subscribe(
     site: &Site,
     call: executor::Call,
@@ -211,17 +134,14 @@ async fn subscribe(
         )
     })?;
     let (reply, answer) = oneshot::channel();
-    send(
-        site,
-        Event::Subscribe {
-            call: Box::new(call),
-            token,
-            media,
-            reply,
-        },
-    )
+    site.send(Event::Subscribe {
+        call: Box::new(call),
+        token,
+        media,
+        reply,
+    })
     .await?;
-    match answer.await.map_err(|_| stopping())? {
+    match answer.await.map_err(|_| Refusal::stopping())? {
         Subscription::Refused { status, message } => Ok(answered(status, message)),
         Subscription::Open { connection, events } => {
             let guard = Disconnect {
@@ -315,19 +235,16 @@ async fn stream_of_calls(
                 .clone()
                 .acquire_owned()
                 .await
-                .map_err(|_| stopping())?;
+                .map_err(|_| Refusal::stopping())?;
             let reply = Reply::Stream {
                 outcome: outcome.clone(),
                 permit,
             };
-            send(
-                site,
-                Event::Call {
-                    call: Box::new(call),
-                    token: token.clone(),
-                    reply,
-                },
-            )
+            site.send(Event::Call {
+                call: Box::new(call),
+                token: token.clone(),
+                reply,
+            })
             .await?;
         }
         if let Some((status, message)) = outcome.failure() {
@@ -338,84 +255,12 @@ async fn stream_of_calls(
     let _all = calls
         .acquire_many(CALLS_IN_FLIGHT)
         .await
-        .map_err(|_| stopping())?;
+        .map_err(|_| Refusal::stopping())?;
     match outcome.failure() {
         Some((status, message)) => Ok(answered(status, message)),
         None if decoder.is_between_records() => Ok(StatusCode::ACCEPTED.into_response()),
         None => Err(Refusal::bad("The stream of calls ends within a record")),
     }
-}
-
-async fn health() -> StatusCode {
-    StatusCode::OK
-}
-
-async fn version() -> Response {
-    axum::Json(json!({ "version": env!("CARGO_PKG_VERSION") })).into_response()
-}
-
-async fn state(State(site): State<Site>) -> Result<Response, Refusal> {
-    let (reply, view) = oneshot::channel();
-    send(&site, Event::View { reply }).await?;
-    let view = view.await.map_err(|_| stopping())?;
-    let about = &site.about;
-    let task = |task: &tepui_agent_core::TaskView| {
-        json!({
-            "id": task.task.task.as_str(),
-            "name": task.info.name,
-            "framework_id": task.task.framework.as_str(),
-            "executor_id": task.executor.as_ref().map_or("", |executor| executor.as_str()),
-            "state": state_name(task.state),
-            "directory": format!("{}/{}", about.work_dir, task.sandbox),
-            "container": task.container_id.as_str(),
-        })
-    };
-    let frameworks: Vec<Value> = view
-        .frameworks
-        .iter()
-        .map(|framework| {
-            let id = &framework.framework;
-            let executors: Vec<Value> = view
-                .executors
-                .iter()
-                .filter(|executor| executor.executor.framework == *id)
-                .map(|executor| {
-                    json!({
-                        "id": executor.executor.executor.as_str(),
-                        "name": executor.info.name,
-                        "container": executor.container_id.as_str(),
-                        "directory": format!("{}/{}", about.work_dir, executor.sandbox),
-                        "connected": executor.connected,
-                        "pid": executor.pid,
-                        "live_tasks": executor.live_tasks,
-                    })
-                })
-                .collect();
-            json!({
-                "id": id.as_str(),
-                "name": framework.info.name,
-                "user": framework.info.user,
-                "checkpoint": framework.info.checkpoint.unwrap_or(false),
-                "executors": executors,
-                "tasks": view.tasks.iter().filter(|one| one.task.framework == *id).map(task).collect::<Vec<_>>(),
-            })
-        })
-        .collect();
-    let body = json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "id": view.agent_id.as_ref().map_or("", |id| id.as_str()),
-        "pid": format!("slave(1)@{}", about.endpoint),
-        "hostname": about.info.hostname,
-        "start_time": about.start_time,
-        "master_id": view.master_id,
-        "registered": view.registered,
-        "resources": about.info.resources.iter().map(tepui_api::json::to_value).collect::<Vec<_>>(),
-        "attributes": about.info.attributes.iter().map(tepui_api::json::to_value).collect::<Vec<_>>(),
-        "frameworks": frameworks,
-        "completed_tasks": view.ended.iter().map(task).collect::<Vec<_>>(),
-        "metrics": view.counters,
-    });
-    Ok(axum::Json(body).into_response())
 }
 
 #[cfg(test)]
@@ -425,7 +270,10 @@ mod tests {
     use prost::Message;
     use reqwest::RequestBuilder;
 
+    use tepui_api::v1;
+
     use super::*;
+    use crate::site::{About, router};
     use crate::testing::serve;
 
     const JSON: &str = "application/json";
@@ -539,7 +387,7 @@ mod tests {
         let nested =
             typed("application/recordio").header("message-content-type", "application/recordio");
         assert_eq!(status(nested.body(good.clone())).await.0, 415);
-        let get = reqwest::Method::GET;
+        let get = Method::GET;
         let built = request(address).build().unwrap();
         let client = reqwest::Client::builder()
             .tls_certs_only(Vec::new())

@@ -27,8 +27,11 @@ mod kind;
 mod link;
 mod owner;
 mod prepare;
+mod request;
 mod sandbox;
+mod serve;
 mod server;
+mod site;
 mod store;
 #[cfg(test)]
 mod testing;

@@ -13,6 +13,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prost::Message;
+use tepui_access::Credential;
 use tepui_agent_core::Input;
 use tepui_api::link::{ToAgent, ToMaster};
 use tepui_api::{proto, recordio};
@@ -48,6 +49,8 @@ const WINDOW_BYTES: u32 = 4 << 20;
 #[derive(Debug)]
 pub(crate) struct LinkSettings {
     pub(crate) masters: Vec<Authority>,
+    /// What the agent shows a master that asks who it is.
+    pub(crate) credential: Option<Credential>,
     /// Before the first attempt after one in vain nobody waits longer than this.
     pub(crate) backoff: Duration,
 }
@@ -144,7 +147,7 @@ pub(crate) async fn keep_linked(
         link += 1;
         let outcome = tokio::select! {
             () = cancel.cancelled() => return,
-            outcome = run_link(link, &authority, &context) => outcome,
+            outcome = run_link(link, &authority, settings.credential.as_ref(), &context) => outcome,
         };
         match outcome {
             Ok(Ending::Elsewhere(leader)) => {
@@ -200,6 +203,7 @@ fn chance() -> f64 {
 async fn run_link(
     link: u64,
     authority: &Authority,
+    credential: Option<&Credential>,
     context: &Arc<FilesContext>,
 ) -> Result<Ending, LinkError> {
     let stream = match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&authority.0)).await
@@ -223,12 +227,15 @@ async fn run_link(
         let chunk = chunks.recv().await?;
         Some((Ok::<_, Infallible>(Frame::data(chunk)), chunks))
     });
-    let request = Request::builder()
+    let mut request = Request::builder()
         .method(Method::POST)
         .uri(format!("http://{}{PATH}", authority.0))
         .header(header::CONTENT_TYPE, "application/recordio")
-        .header("message-content-type", "application/x-protobuf")
-        .body(StreamBody::new(chunks.boxed()))?;
+        .header("message-content-type", "application/x-protobuf");
+    if let Some(credential) = credential {
+        request = request.header(header::AUTHORIZATION, credential.header());
+    }
+    let request = request.body(StreamBody::new(chunks.boxed()))?;
     let response = match tokio::time::timeout(ANSWER_TIMEOUT, requests.send_request(request)).await
     {
         Ok(response) => response?,
@@ -438,6 +445,7 @@ mod tests {
         };
         let settings = LinkSettings {
             masters: Authority::parse_list(masters).unwrap(),
+            credential: None,
             backoff: Duration::from_millis(2),
         };
         let cancel = CancellationToken::new();

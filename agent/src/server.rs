@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context;
 use nix::errno::Errno;
@@ -28,17 +28,16 @@ use crate::executors::{Executors, Settings};
 use crate::fetcher::Fetcher;
 use crate::files::FilesContext;
 use crate::gc::{self, Garbage};
-use crate::http::{About, Site, router};
 use crate::link::{Authority, LinkSettings, keep_linked};
 use crate::owner::{Owner, Parts, live_sandboxes, now};
 use crate::prepare::Preparer;
+use crate::serve::serve;
+use crate::site::{About, Site, router};
 use crate::store::Store;
 use crate::watch::Watcher;
 
 /// Events that may wait for the owner before those who send them have to.
 const INBOX: usize = 65_536;
-/// How long open requests may take to end when the agent stops.
-const FAREWELL: Duration = Duration::from_secs(2);
 /// The longest path a unix socket can be bound to, less the final zero.
 const LONGEST_SOCKET_PATH: usize = 107;
 const SOCKET: &str = "agent.sock";
@@ -185,15 +184,13 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     });
     // The parts stop one after the other, so each has a token of its own.
     let (stop_link, stop_http) = (CancellationToken::new(), CancellationToken::new());
-    let stopping = |token: &CancellationToken| token.clone().cancelled_owned();
-    let tcp = axum::serve(tcp, site.clone()).with_graceful_shutdown(stopping(&stop_http));
-    let unix = axum::serve(unix, site).with_graceful_shutdown(stopping(&stop_http));
     let servers = [
-        tokio::spawn(tcp.into_future()),
-        tokio::spawn(unix.into_future()),
+        tokio::spawn(serve(tcp, site.clone(), stop_http.clone())),
+        tokio::spawn(serve(unix, site, stop_http.clone())),
     ];
     let link_settings = LinkSettings {
         masters,
+        credential: config.credential.clone(),
         backoff: config.registration_backoff_factor,
     };
     let context = Arc::new(FilesContext {
@@ -229,10 +226,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         let _ = link.await;
         executors.stop(keep).await;
         stop_http.cancel();
-        for mut server in servers {
-            if tokio::time::timeout(FAREWELL, &mut server).await.is_err() {
-                server.abort();
-            }
+        for server in servers {
+            let _ = server.await;
         }
         let _ = std::fs::remove_file(&path);
         // All that was to be saved is on disk before the agent is gone.

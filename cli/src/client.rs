@@ -5,7 +5,11 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde_json::{Value, json};
+use tepui_access::Credential;
+
+use crate::access::credential;
 
 /// Where the master is.
 #[derive(Args, Debug, Clone)]
@@ -13,6 +17,9 @@ pub(crate) struct MasterAddress {
     /// The master, HOST:PORT or a URL
     #[arg(long, env = "TEPUI_MASTER", default_value = "127.0.0.1:5050")]
     pub(crate) master: String,
+    /// Who is asking, where the master wants to know: PRINCIPAL:SECRET, or a file with a credential
+    #[arg(long, env = "TEPUI_CREDENTIAL", hide_env_values = true, value_parser = credential)]
+    pub(crate) credential: Option<Credential>,
 }
 
 impl MasterAddress {
@@ -44,9 +51,17 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(address: &MasterAddress) -> anyhow::Result<Self> {
+        let mut headers = HeaderMap::new();
+        if let Some(credential) = &address.credential {
+            let mut value = HeaderValue::try_from(credential.header())?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
         Ok(Self {
             url: address.url()?,
-            http: reqwest::Client::builder().build()?,
+            http: reqwest::Client::builder()
+                .default_headers(headers)
+                .build()?,
         })
     }
 
@@ -161,6 +176,7 @@ mod tests {
     fn url(master: &str) -> Option<String> {
         MasterAddress {
             master: master.to_owned(),
+            credential: None,
         }
         .url()
         .ok()

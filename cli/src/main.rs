@@ -3,6 +3,7 @@
 //! Data goes to stdout; everything said to a person goes to stderr.
 #![allow(clippy::print_stdout, reason = "a command's result goes to stdout")]
 
+mod access;
 mod agents;
 mod artifact;
 mod client;

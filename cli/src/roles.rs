@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{ArgAction, Args, ValueEnum};
+use tepui_access::Credential;
 use tokio_util::sync::CancellationToken;
+
+use crate::access::{MasterAccess, credential};
 
 fn duration(text: &str) -> Result<Duration, String> {
     tepui_model::parse_duration(text).map_err(|error| error.to_string())
@@ -58,6 +61,8 @@ pub(crate) struct Master {
     /// Listen beyond loopback without authentication
     #[arg(long)]
     insecure: bool,
+    #[command(flatten)]
+    access: MasterAccess,
     /// Silence after which an agent has missed a ping
     #[arg(long, default_value = "15secs", value_parser = duration)]
     agent_ping_timeout: Duration,
@@ -83,6 +88,7 @@ impl Master {
             config.hostname = self.hostname;
             config.data_dir = self.work_dir;
             config.insecure = self.insecure;
+            self.access.apply(&mut config)?;
             config.core.agent_ping_timeout = self.agent_ping_timeout;
             config.core.max_agent_ping_timeouts = self.max_agent_ping_timeouts;
             config.core.agent_reregister_timeout = self.agent_reregister_timeout;
@@ -101,6 +107,9 @@ pub(crate) struct Agent {
     /// The master, HOST:PORT
     #[arg(long, env = "TEPUI_MASTER", default_value = "127.0.0.1:5050")]
     master: String,
+    /// What the agent shows a master that asks: PRINCIPAL:SECRET, or a file with a credential
+    #[arg(long, env = "TEPUI_CREDENTIAL", hide_env_values = true, value_parser = credential)]
+    credential: Option<Credential>,
     /// Address of the agent's own endpoint
     #[arg(long, default_value = "127.0.0.1")]
     ip: std::net::IpAddr,
@@ -232,6 +241,7 @@ impl Agent {
                 port: self.port,
                 ..Default::default()
             };
+            config.credential = self.credential;
             config.hostname = self.hostname;
             config.work_dir = self.work_dir;
             config.resources = self.resources;

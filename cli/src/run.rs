@@ -253,6 +253,7 @@ impl Run {
             &uuid::Uuid::new_v4().simple().to_string()[..8]
         );
         let mut config = Config::new(self.master.url()?, framework);
+        config.credential.clone_from(&self.master.credential);
         config.give_up_after = Some(Duration::from_secs(60));
         let (scheduler, events) = connect(config);
         let mut job = Job {

@@ -3,11 +3,32 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+use tepui_access::Credentials;
 use tepui_model::format_duration;
 use tokio_util::sync::CancellationToken;
 
 /// The settings of the state machine: timeouts, histories, roles, the allocator.
 pub use tepui_master_core::Config as CoreConfig;
+
+/// Who has to prove who they are, and with what. Nobody by default.
+#[derive(Debug, Clone, Default)]
+pub struct Authentication {
+    pub credentials: Credentials,
+    /// Schedulers.
+    pub frameworks: bool,
+    /// Whoever reads the state.
+    pub readonly: bool,
+    /// Operators.
+    pub readwrite: bool,
+    pub agents: bool,
+}
+
+impl Authentication {
+    /// Whether nothing that changes or shows anything is open to strangers.
+    pub fn is_complete(&self) -> bool {
+        self.frameworks && self.readonly && self.readwrite && self.agents
+    }
+}
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -20,8 +41,9 @@ pub struct Config {
     pub hostname: Option<String>,
     /// Holds the registry and the artifacts; made if it does not exist.
     pub data_dir: PathBuf,
-    /// Allows listening where other machines can reach a master that asks nobody for credentials.
+    /// Allows listening where other machines can reach a master that does not ask everybody for credentials.
     pub insecure: bool,
+    pub authentication: Authentication,
     /// The identity in it (master_id, hostname, ip, port, version) is filled in at start.
     pub core: CoreConfig,
     /// The longest body of a call.
@@ -44,6 +66,7 @@ impl Default for Config {
             hostname: None,
             data_dir: PathBuf::from(".tepui/master"),
             insecure: false,
+            authentication: Authentication::default(),
             core: CoreConfig::default(),
             max_call_bytes: 16 << 20,
             max_artifact_bytes: None,
@@ -67,8 +90,22 @@ impl Config {
                 "agent_reregister_timeout",
                 format_duration(core.agent_reregister_timeout),
             ),
-            ("authenticate_agents", "false".to_owned()),
-            ("authenticate_frameworks", "false".to_owned()),
+            (
+                "authenticate_agents",
+                self.authentication.agents.to_string(),
+            ),
+            (
+                "authenticate_http_frameworks",
+                self.authentication.frameworks.to_string(),
+            ),
+            (
+                "authenticate_http_readonly",
+                self.authentication.readonly.to_string(),
+            ),
+            (
+                "authenticate_http_readwrite",
+                self.authentication.readwrite.to_string(),
+            ),
             ("insecure", self.insecure.to_string()),
             ("ip", self.ip.to_string()),
             (

@@ -11,6 +11,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use bytes::Bytes;
@@ -30,7 +31,7 @@ use tokio::sync::oneshot;
 use crate::owner::{Message as OwnerMessage, Reply};
 use crate::shared::{Refusal, Shared, method_not_allowed};
 use crate::stream::EventBody;
-use crate::{artifacts, legacy, link, logs, metrics, operator};
+use crate::{access, artifacts, legacy, link, logs, metrics, operator};
 
 const STREAM_ID: HeaderName = HeaderName::from_static("mesos-stream-id");
 /// Shorter answers are not worth compressing.
@@ -57,7 +58,14 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     routes.read("/frameworks", legacy_read(legacy::frameworks));
     routes.read("/roles", legacy_read(legacy::roles));
     routes.read("/metrics/snapshot", legacy_read(metrics::snapshot));
-    routes.0.fallback(not_found).with_state(shared)
+    routes
+        .0
+        .fallback(not_found)
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&shared),
+            access::authenticate,
+        ))
+        .with_state(shared)
 }
 
 type Route = axum::routing::MethodRouter<Arc<Shared>>;
@@ -211,7 +219,7 @@ async fn scheduler_call(State(shared): State<Arc<Shared>>, request: Request) -> 
     let stream_id = text_of(&headers, STREAM_ID).map(str::to_owned);
     let (reply, answer) = oneshot::channel();
     let message = OwnerMessage::SchedulerCall {
-        principal: None,
+        principal: access::caller(),
         stream_id,
         call: Box::new(call),
         reply,
@@ -278,7 +286,7 @@ async fn operator_call(State(shared): State<Arc<Shared>>, request: Request) -> R
         operator::Kind::Change => {
             let (reply, answer) = oneshot::channel();
             let message = OwnerMessage::OperatorCall {
-                principal: None,
+                principal: access::caller(),
                 call: Box::new(call),
                 reply,
             };

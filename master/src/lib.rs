@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod artifacts;
 mod config;
 mod files;
@@ -20,7 +21,7 @@ mod shared;
 pub mod store;
 mod stream;
 
-pub use config::{Config, CoreConfig};
+pub use config::{Authentication, Config, CoreConfig};
 pub use owner::OwnerError;
 pub use server::{Running, StartError, run, start};
 

@@ -13,12 +13,14 @@ use bytes::{Bytes, BytesMut};
 use futures::Stream;
 use http_body_util::BodyExt;
 use prost::Message as _;
+use tepui_access::Action;
 use tepui_api::link::{self, to_master};
 use tepui_api::{proto, recordio};
 use tepui_master_core::LinkKey;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::access::caller;
 use crate::owner::Message;
 use crate::shared::{Refusal, Shared, method_not_allowed};
 
@@ -30,6 +32,15 @@ const FRAME_BYTES: usize = 64 << 10;
 pub(crate) async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     if request.method() != Method::POST {
         return method_not_allowed("POST", request.method());
+    }
+    if !shared
+        .config
+        .core
+        .acls
+        .permit(caller().as_deref(), Action::RegisterAgent, None)
+    {
+        let message = "The principal is not authorized to register agents (ACL 'register_agents')";
+        return Refusal::new(StatusCode::FORBIDDEN, message).into_response();
     }
     if request.version() != Version::HTTP_2 {
         let message = "An agent's link needs HTTP/2: both sides send at the same time";

@@ -11,10 +11,12 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
+use tepui_access::Action;
 use tepui_api::link::{self, to_agent};
 use tepui_api::v1;
 use tepui_master_core::View;
 
+use crate::access::caller;
 use crate::files::FileAnswer;
 use crate::shared::{Refusal, Shared, method_not_allowed};
 
@@ -66,6 +68,16 @@ pub(crate) async fn serve(
 async fn open(shared: Arc<Shared>, mut wanted: Wanted) -> Result<Reader, Refusal> {
     let view = shared.view().await?;
     let place = find(&view, wanted.framework_id.as_deref(), &wanted.task_id)?;
+    let acls = &shared.config.core.acls;
+    if !acls.permit(
+        caller().as_deref(),
+        Action::AccessSandbox,
+        place.user.as_deref(),
+    ) {
+        let message =
+            "The principal is not authorized to read this sandbox (ACL 'access_sandboxes')";
+        return Err(Refusal::new(StatusCode::FORBIDDEN, message));
+    }
     wanted.framework_id = Some(place.framework.clone());
     let mut answer = ask(&shared, &view, &place, &wanted)?;
     let first = match tokio::time::timeout(FIRST_CHUNK_PATIENCE, answer.next()).await {
@@ -101,6 +113,7 @@ fn failure(chunk: &link::FileChunk) -> Option<Refusal> {
 struct Place {
     framework: String,
     agent: String,
+    user: Option<String>,
 }
 
 /// Where the task runs or ran. A framework may be left out if only one has such a task.
@@ -123,6 +136,7 @@ fn find(view: &View, framework: Option<&str>, task: &str) -> Result<Place, Refus
             task_id,
             framework_id,
             agent_id,
+            user,
             ..
         } = candidate;
         if task_id.value == task
@@ -132,6 +146,7 @@ fn find(view: &View, framework: Option<&str>, task: &str) -> Result<Place, Refus
             places.push(Place {
                 framework: framework_id.value.clone(),
                 agent: agent_id.value.clone(),
+                user: user.clone(),
             });
         }
     }

@@ -39,8 +39,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(
-        "refusing to listen on {address}: other machines reach it, and this master asks nobody for credentials; \
-         listen on 127.0.0.1, or set `insecure` (--insecure) if the network keeps strangers out"
+        "refusing to listen on {address}: other machines reach it, and this master does not ask everybody for credentials; \
+         listen on 127.0.0.1, or turn on all of --authenticate_http_readonly, --authenticate_http_readwrite, \
+         --authenticate_http_frameworks and --authenticate_agents, or set `insecure` (--insecure) if the network keeps \
+         strangers out"
     )]
     Insecure { address: SocketAddr },
     #[error("cannot listen on {address}: {source}")]
@@ -100,7 +102,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
 pub async fn start(config: Config) -> Result<Running, StartError> {
     let wanted = SocketAddr::new(config.ip, config.port);
-    if !config.ip.is_loopback() && !config.insecure {
+    if !config.ip.is_loopback() && !config.insecure && !config.authentication.is_complete() {
         return Err(StartError::Insecure { address: wanted });
     }
     let opened = open(config.data_dir.clone()).await?;

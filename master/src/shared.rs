@@ -9,6 +9,7 @@ use tepui_master_core::{StreamKey, View};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::access::caller;
 use crate::artifacts::Artifacts;
 use crate::config::Config;
 use crate::files::Links;
@@ -50,14 +51,15 @@ impl Identity {
 }
 
 impl Shared {
-    /// The state as it is after everything that this caller did before.
+    /// The state as it is after everything that this caller did before, as far as the caller may see it.
     pub(crate) async fn view(&self) -> Result<Arc<View>, Refusal> {
         let (sender, receiver) = oneshot::channel();
         self.inbox
             .send(Message::View(sender))
             .await
             .map_err(|_| Refusal::stopping())?;
-        receiver.await.map_err(|_| Refusal::stopping())
+        let view = receiver.await.map_err(|_| Refusal::stopping())?;
+        Ok(view.visible_to(&self.config.core.acls, caller().as_deref()))
     }
 }
 

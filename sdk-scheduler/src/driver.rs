@@ -35,7 +35,11 @@ const ACKNOWLEDGEMENTS_AT_ONCE: usize = 8;
 /// Subscribes and keeps subscribed until the [`Events`] are dropped, a fatal [`Event::Error`], or
 /// [`Scheduler::teardown`]. Must be called within a tokio runtime; returns at once.
 pub fn connect(config: Config) -> (Scheduler, Events) {
-    let shared = Arc::new(Shared::new(config.framework, config.suppressed_roles));
+    let shared = Arc::new(Shared::new(
+        config.credential.as_ref(),
+        config.framework,
+        config.suppressed_roles,
+    ));
     let (sender, receiver) = mpsc::channel(EVENTS_WAITING);
     let acknowledgements = match config.acknowledge {
         Acknowledge::Manual => None,

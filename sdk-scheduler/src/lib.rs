@@ -44,6 +44,8 @@ use std::time::Duration;
 /// The messages of the wire, as they appear in [`Event`] and in the arguments of [`Scheduler`].
 pub use tepui_api::v1;
 
+pub use tepui_access::Credential;
+
 pub use driver::connect;
 pub use error::{CallError, Error};
 pub use event::{Event, Events};
@@ -67,6 +69,8 @@ pub struct Config {
     /// `host:port`, or `http://host:port` with an optional path in front of `/api/v1/scheduler`. Any master of a cluster
     /// will do: one that does not lead says who does. TLS is not supported.
     pub master: String,
+    /// What is shown to a master that asks who its caller is. The framework's principal, if set, must be the same.
+    pub credential: Option<Credential>,
     /// Who subscribes. With `id` set, the framework of that id is taken over from whoever ran it before; without, the
     /// master gives it an id, which is used for every later subscription.
     pub framework: v1::FrameworkInfo,
@@ -87,6 +91,7 @@ impl Config {
     pub fn new(master: impl Into<String>, framework: v1::FrameworkInfo) -> Self {
         Self {
             master: master.into(),
+            credential: None,
             framework,
             suppressed_roles: Vec::new(),
             acknowledge: Acknowledge::default(),

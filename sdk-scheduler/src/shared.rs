@@ -7,6 +7,7 @@ use bytes::Bytes;
 use hyper::Uri;
 use hyper::header::HeaderValue;
 use prost::Message as _;
+use tepui_access::Credential;
 use tepui_api::v1::scheduler::{Call, call};
 use tepui_api::v1::{FrameworkId, FrameworkInfo, TaskStatus};
 
@@ -43,9 +44,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(framework: FrameworkInfo, suppressed_roles: Vec<String>) -> Self {
+    pub(crate) fn new(
+        credential: Option<&Credential>,
+        framework: FrameworkInfo,
+        suppressed_roles: Vec<String>,
+    ) -> Self {
         Self {
-            transport: Transport::new(),
+            transport: Transport::new(credential),
             state: Mutex::new(State {
                 session: Session::Away("the framework is not subscribed yet".to_owned()),
                 subscription: Subscription {
@@ -196,7 +201,7 @@ mod tests {
             roles: vec!["a".into(), "b".into()],
             ..FrameworkInfo::default()
         };
-        let shared = Shared::new(framework, vec!["a".into()]);
+        let shared = Shared::new(None, framework, vec!["a".into()]);
         assert_eq!(roles_of_the_next_subscribe(&shared), ["a"]);
         shared.suppress(&[], true);
         assert_eq!(roles_of_the_next_subscribe(&shared), ["a", "b"]);
@@ -213,7 +218,7 @@ mod tests {
             id: Some(id.clone()),
             ..FrameworkInfo::default()
         };
-        let shared = Shared::new(framework, Vec::new());
+        let shared = Shared::new(None, framework, Vec::new());
         shared.update(
             FrameworkInfo {
                 name: "new".into(),

@@ -5,11 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+use tepui_access::Credential;
 
 use crate::address;
 
@@ -45,17 +47,27 @@ pub(crate) struct Answer {
 
 pub(crate) struct Transport {
     client: Client<HttpConnector, Full<Bytes>>,
+    authorization: Option<HeaderValue>,
 }
 
 impl Transport {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(credential: Option<&Credential>) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT));
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .build(connector);
-        Self { client }
+        let authorization = credential.map(|credential| {
+            let mut value =
+                HeaderValue::try_from(credential.header()).expect("base64 is plain text");
+            value.set_sensitive(true);
+            value
+        });
+        Self {
+            client,
+            authorization,
+        }
     }
 
     /// Posts a call, wherever redirects lead. An answer that is not of success is an error.
@@ -98,6 +110,9 @@ impl Transport {
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, PROTOBUF);
         headers.insert(ACCEPT, PROTOBUF);
+        if let Some(authorization) = &self.authorization {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
         if let Some(stream_id) = stream_id {
             headers.insert(STREAM_ID, stream_id.clone());
         }

@@ -10,20 +10,36 @@ use serde_json::Value;
 /// Of our own crates, which each may use. A crate that is absent here may use none.
 const ARROWS: &[(&str, &[&str])] = &[
     ("tepui-model", &[]),
+    ("tepui-access", &[]),
     ("tepui-api", &["tepui-model"]),
     ("tepui-allocator", &["tepui-model"]),
     (
         "tepui-master-core",
-        &["tepui-model", "tepui-api", "tepui-allocator"],
+        &[
+            "tepui-access",
+            "tepui-model",
+            "tepui-api",
+            "tepui-allocator",
+        ],
     ),
     (
         "tepui-master",
-        &["tepui-model", "tepui-api", "tepui-master-core"],
+        &[
+            "tepui-access",
+            "tepui-model",
+            "tepui-api",
+            "tepui-master-core",
+        ],
     ),
     ("tepui-agent-core", &["tepui-model", "tepui-api"]),
     (
         "tepui-agent",
-        &["tepui-model", "tepui-api", "tepui-agent-core"],
+        &[
+            "tepui-access",
+            "tepui-model",
+            "tepui-api",
+            "tepui-agent-core",
+        ],
     ),
     ("tepui-sdk-executor", &["tepui-api", "tepui-model"]),
     (
@@ -34,10 +50,14 @@ const ARROWS: &[(&str, &[&str])] = &[
         "tepui-executor-native",
         &["tepui-api", "tepui-model", "tepui-sdk-executor"],
     ),
-    ("tepui-sdk-scheduler", &["tepui-api", "tepui-model"]),
+    (
+        "tepui-sdk-scheduler",
+        &["tepui-access", "tepui-api", "tepui-model"],
+    ),
     (
         "tepui",
         &[
+            "tepui-access",
             "tepui-model",
             "tepui-api",
             "tepui-master",
@@ -64,6 +84,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Crates that must stay free of any runtime.
 const PURE: &[&str] = &[
     "tepui-model",
+    "tepui-access",
     "tepui-api",
     "tepui-allocator",
     "tepui-master-core",

@@ -9,6 +9,7 @@ use tepui_api::v1::scheduler::call;
 use tepui_api::v1::{self, TaskState, task_status::Reason};
 use tepui_model::{ExecutorId, Resources, Role, TaskId};
 
+use crate::authorize::user_of;
 use crate::core::Core;
 use crate::keys::{AgentKey, FrameworkKey, OfferKey};
 use crate::messages;
@@ -195,6 +196,15 @@ impl Core {
     }
 
     fn perform(&mut self, accepted: &mut Accepted, operation: Operation) {
+        let principal = self.frameworks[accepted.framework]
+            .info
+            .principal
+            .as_deref();
+        if let Err(denied) = self.authorize_operation(principal, &operation) {
+            let agent = Some(accepted.agent);
+            self.fail_operation(accepted.framework, agent, operation, denied.to_string());
+            return;
+        }
         match operation_type(&operation) {
             operation::Type::Launch => {
                 if operation.id.is_some() {
@@ -284,6 +294,14 @@ impl Core {
                 self.framework_id(accepted.framework).as_str(),
                 &accepted.role,
             );
+            let info = &self.frameworks[accepted.framework].info;
+            let user = user_of(&task, &info.user);
+            if let Err(denied) = self.authorize_user(info.principal.as_deref(), user) {
+                let (id, agent) = (task.task_id, task.agent_id);
+                let reason = Reason::TaskUnauthorized;
+                self.task_error(accepted.framework, id, agent, reason, denied.to_string());
+                continue;
+            }
             match self.launch_task(accepted, &task) {
                 Ok(()) => launched.push(task),
                 Err(invalid) => {

@@ -7,6 +7,7 @@ use tepui_api::v1;
 use tepui_api::v1::scheduler::{Call, call};
 use tepui_model::{FrameworkId, Role};
 
+use crate::authorize::Denied;
 use crate::core::Core;
 use crate::effect::Answer;
 use crate::input::{RequestKey, StreamKey};
@@ -41,6 +42,8 @@ pub(crate) enum CallRefused {
     IdDiffers,
     #[error("'framework_id' differs from 'update_framework.framework_info.id'")]
     UpdatedIdDiffers,
+    #[error("{0}")]
+    Denied(#[from] Denied),
     #[error("'FrameworkInfo' is not valid: {0}")]
     FrameworkInfo(String),
     #[error("Updating the framework's {field} is not allowed")]
@@ -50,7 +53,7 @@ pub(crate) enum CallRefused {
 impl CallRefused {
     pub(crate) fn status(&self) -> u16 {
         match self {
-            Self::NotSubscribed => 403,
+            Self::NotSubscribed | Self::Denied(_) => 403,
             Self::Unknown => 501,
             _ => 400,
         }

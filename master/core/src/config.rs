@@ -1,7 +1,10 @@
 //! What the operator can set, under Mesos's names and with its defaults where it has them.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
+
+use tepui_access::Acls;
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -31,6 +34,8 @@ pub struct Config {
     pub allocation_delay: Duration,
     /// After a restart every framework has at least this long to come back, whatever its failover timeout is.
     pub recovered_framework_grace: Duration,
+    /// Who may do what; everybody everything by default.
+    pub acls: Arc<Acls>,
     pub allocator: tepui_allocator::Config,
 }
 
@@ -54,6 +59,7 @@ impl Default for Config {
             root_submissions: true,
             allocation_delay: Duration::from_millis(2),
             recovered_framework_grace: Duration::from_secs(60),
+            acls: Arc::default(),
             allocator: tepui_allocator::Config::default(),
         }
     }

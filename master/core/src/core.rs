@@ -186,9 +186,9 @@ impl Core {
             Input::StreamClosed { stream } => self.on_stream_closed(stream),
             Input::OperatorCall {
                 request,
-                principal: _,
+                principal,
                 call,
-            } => self.on_operator_call(request, *call),
+            } => self.on_operator_call(request, principal.as_deref(), *call),
             Input::FromAgent { link, message } => self.on_agent_message(link, message),
             Input::LinkClosed { link } => self.on_link_closed(link),
             Input::Persisted { key } => self.on_persisted(key),

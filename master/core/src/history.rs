@@ -51,6 +51,15 @@ impl<T> History<T> {
             .flat_map(move |(index, chunk)| chunk[if index == 0 { skipped } else { 0 }..].iter())
     }
 
+    /// Those of the records that `change` does not leave out, as it makes them.
+    pub(crate) fn filter_map(&self, change: impl Fn(&Arc<T>) -> Option<Arc<T>>) -> Self {
+        let mut kept = Self::new(self.limit);
+        for record in self.iter().filter_map(change) {
+            kept.push(record);
+        }
+        kept
+    }
+
     /// Appends; the oldest record that there is no room for any more is handed back.
     pub(crate) fn push(&mut self, record: Arc<T>) -> Option<Arc<T>> {
         if self.limit == 0 {

@@ -12,6 +12,7 @@
 
 mod accept;
 mod agents;
+mod authorize;
 mod calls;
 mod config;
 mod core;
@@ -35,6 +36,7 @@ mod tasks;
 mod updates;
 mod validate;
 mod view;
+mod visible;
 mod wire;
 
 #[cfg(test)]

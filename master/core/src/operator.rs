@@ -4,6 +4,7 @@ use tepui_api::registry;
 use tepui_api::v1::master::{Call, call};
 use tepui_model::{Role, RoleError};
 
+use crate::authorize::Denied;
 use crate::core::{Core, Pending};
 use crate::effect::Answer;
 use crate::input::RequestKey;
@@ -20,6 +21,8 @@ pub(crate) struct NewWeights {
 enum OperatorRefused {
     #[error("Expecting '{field}' to be present")]
     Missing { field: &'static str },
+    #[error("{0}")]
+    Denied(#[from] Denied),
     #[error("Unsupported call type")]
     Unknown,
     #[error("The call {name} is not supported yet")]
@@ -37,6 +40,7 @@ enum OperatorRefused {
 impl OperatorRefused {
     fn status(&self) -> u16 {
         match self {
+            Self::Denied(_) => 403,
             Self::Unknown | Self::NotSupported { .. } => 501,
             _ => 400,
         }
@@ -44,8 +48,13 @@ impl OperatorRefused {
 }
 
 impl Core {
-    pub(crate) fn on_operator_call(&mut self, request: RequestKey, call: Call) {
-        if let Err(refused) = self.try_operator_call(request, call) {
+    pub(crate) fn on_operator_call(
+        &mut self,
+        request: RequestKey,
+        principal: Option<&str>,
+        call: Call,
+    ) {
+        if let Err(refused) = self.try_operator_call(request, principal, call) {
             self.refuse(request, refused.status(), refused.to_string());
         }
     }
@@ -53,8 +62,10 @@ impl Core {
     fn try_operator_call(
         &mut self,
         request: RequestKey,
+        principal: Option<&str>,
         call: Call,
     ) -> Result<(), OperatorRefused> {
+        self.authorize_call(principal, &call)?;
         let call_type = call
             .r#type
             .and_then(|number| call::Type::try_from(number).ok());

@@ -68,6 +68,21 @@ impl<K: Key, T> Table<K, T> {
     pub fn values(&self) -> impl Iterator<Item = &Arc<T>> {
         self.chunks.iter().flat_map(|slots| slots.iter().flatten())
     }
+
+    /// The table with every record replaced by what `change` makes of it, or without it.
+    pub(crate) fn filter_map(&self, change: impl Fn(&Arc<T>) -> Option<Arc<T>>) -> Self {
+        let chunks = self.chunks.iter().map(|slots| {
+            let slots = slots.iter().map(|record| record.as_ref().and_then(&change));
+            Arc::new(slots.collect::<Chunk<T>>())
+        });
+        let mut table = Self {
+            chunks: chunks.collect(),
+            len: 0,
+            key: PhantomData,
+        };
+        table.len = table.values().count();
+        table
+    }
 }
 
 fn place<K: Key>(key: K) -> (usize, usize) {

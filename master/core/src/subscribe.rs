@@ -89,6 +89,10 @@ impl Core {
                 return Ok(());
             }
         };
+        if let Err(denied) = self.authorize_roles(info.principal.as_deref(), &checked.roles) {
+            self.refuse_on_stream(request, key, &denied.to_string());
+            return Ok(());
+        }
         let id = if named.is_empty() {
             self.mint_framework_id()
         } else {
@@ -369,6 +373,7 @@ impl Core {
         if info.principal.is_none() {
             info.principal.clone_from(&record.info.principal);
         }
+        self.authorize_roles(info.principal.as_deref(), &checked.roles)?;
         if info.principal != record.info.principal {
             return Err(CallRefused::Fixed { field: "principal" });
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tepui_api::v1::{self, TaskState};
 use tepui_model::{ExecutorId, FrameworkId, TaskId};
 
+use crate::authorize::user_of;
 use crate::core::Core;
 use crate::keys::{AgentKey, ExecutorKey, FrameworkKey, TaskKey};
 use crate::view::{ExecutorRecord, TaskRecord};
@@ -252,15 +253,6 @@ pub(crate) fn task_of(
     framework_user: &str,
     info: &v1::TaskInfo,
 ) -> v1::Task {
-    let command_user = info
-        .command
-        .as_ref()
-        .and_then(|command| command.user.clone());
-    let executor_user = || {
-        info.executor
-            .as_ref()
-            .and_then(|executor| executor.command.as_ref()?.user.clone())
-    };
     v1::Task {
         name: info.name.clone(),
         task_id: info.task_id.clone(),
@@ -278,11 +270,7 @@ pub(crate) fn task_of(
         labels: info.labels.clone(),
         discovery: info.discovery.clone(),
         container: info.container.clone(),
-        user: Some(
-            command_user
-                .or_else(executor_user)
-                .unwrap_or_else(|| framework_user.to_owned()),
-        ),
+        user: Some(user_of(info, framework_user).to_owned()),
         health_check: info.health_check.clone(),
         kill_policy: info.kill_policy,
         limits: BTreeMap::clone(&info.limits),

@@ -1,5 +1,6 @@
 //! The core played through with schedulers and agents made of nothing but their messages, and a clock moved by hand.
 
+mod access;
 mod agents;
 mod calls;
 mod harness;

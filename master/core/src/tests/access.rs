@@ -1,0 +1,133 @@
+//! Who may do and see what.
+
+use std::sync::Arc;
+
+use tepui_access::Acls;
+use tepui_api::v1::{self, TaskState, master, task_status::Reason};
+
+use super::harness::*;
+use crate::{Answer, Input, RequestKey};
+
+fn cluster(acls: &str) -> Cluster {
+    let acls = Arc::new(Acls::parse(acls).unwrap());
+    Cluster::with(|config| config.acls = acls)
+}
+
+fn owned(name: &str, principal: &str) -> v1::FrameworkInfo {
+    v1::FrameworkInfo {
+        principal: Some(principal.to_owned()),
+        ..info(name)
+    }
+}
+
+#[test]
+fn a_framework_subscribes_only_in_the_roles_its_principal_may_use() {
+    let mut cluster = cluster(
+        r#"{ "register_frameworks": [
+            { "principals": { "values": ["ann"] }, "roles": { "type": "ANY" } },
+            { "principals": { "type": "NONE" }, "roles": { "values": ["*"] } }
+        ] }"#,
+    );
+    let scheduler = cluster.subscribe(owned("one", "ann"));
+    assert!(!scheduler.id.is_empty());
+    let (request, refused) = cluster.subscribe_call(owned("two", "bob"));
+    assert_eq!(cluster.answers[&request], Answer::Subscribed);
+    let events = cluster.events(&refused);
+    let error = events[0].error.as_ref().expect("an ERROR is all there is");
+    assert!(
+        error.message.contains("Principal 'bob' is not authorized"),
+        "{}",
+        error.message
+    );
+    assert!(cluster.closed_streams.contains(&refused.stream));
+}
+
+#[test]
+fn a_task_runs_only_as_a_user_its_principal_may_use() {
+    let mut cluster = cluster(
+        r#"{ "run_tasks": [{ "principals": { "values": ["ann"] }, "users": { "values": ["www"] } },
+                           { "principals": { "values": ["ann"] }, "users": { "type": "NONE" } }] }"#,
+    );
+    cluster.agent("cpus:2;mem:1024");
+    let scheduler = cluster.subscribe(owned("one", "ann"));
+    let offers = cluster.offers(&scheduler);
+    let mut allowed = task(&offers[0], "allowed", "cpus:1;mem:64");
+    allowed.command.get_or_insert_default().user = Some("www".to_owned());
+    let denied = task(&offers[0], "denied", "cpus:1;mem:64");
+    cluster.launch(&scheduler, &offers, vec![denied, allowed]);
+    let statuses = cluster.statuses(&scheduler);
+    assert_eq!(statuses.len(), 1);
+    assert_eq!(statuses[0].task_id.value, "denied");
+    assert_eq!(statuses[0].state(), TaskState::TaskError);
+    assert_eq!(statuses[0].reason(), Reason::TaskUnauthorized);
+    assert_eq!(cluster.view().tasks.len(), 1);
+}
+
+#[test]
+fn an_operator_is_refused_with_403_and_nothing_changes() {
+    let mut cluster = cluster(
+        r#"{ "teardown_frameworks": [
+            { "principals": { "values": ["ann"] }, "framework_principals": { "values": ["ann"] } },
+            { "principals": { "type": "NONE" }, "framework_principals": { "type": "ANY" } }
+        ] }"#,
+    );
+    let scheduler = cluster.subscribe(owned("one", "ann"));
+    let teardown = |cluster: &mut Cluster, principal: Option<&str>| {
+        let request = RequestKey(cluster.number());
+        let call = master::Call {
+            r#type: Some(master::call::Type::Teardown.into()),
+            teardown: Some(master::call::Teardown {
+                framework_id: scheduler.id.as_str().into(),
+            }),
+            ..master::Call::default()
+        };
+        cluster.apply(Input::OperatorCall {
+            request,
+            principal: principal.map(str::to_owned),
+            call: Box::new(call),
+        });
+        cluster.answers[&request].clone()
+    };
+    assert_eq!(refusal(&teardown(&mut cluster, Some("bob"))).0, 403);
+    assert_eq!(refusal(&teardown(&mut cluster, None)).0, 403);
+    assert!(cluster.view().framework(&scheduler.id).is_some());
+    assert_eq!(teardown(&mut cluster, Some("ann")), Answer::Done);
+}
+
+#[test]
+fn a_view_hides_what_its_reader_may_not_see() {
+    let acls = Acls::parse(
+        r#"{ "permissive": true,
+             "view_frameworks": [{ "principals": { "values": ["ann"] }, "users": { "type": "ANY" } },
+                                 { "principals": { "type": "NONE" }, "users": { "values": ["secret"] } }],
+             "view_tasks": [{ "principals": { "values": ["bob"] }, "users": { "type": "NONE" } }] }"#,
+    )
+    .unwrap();
+    let mut cluster = Cluster::new();
+    cluster.agent("cpus:2;mem:1024");
+    let hidden = v1::FrameworkInfo {
+        user: "secret".to_owned(),
+        ..info("hidden")
+    };
+    let scheduler = cluster.subscribe(hidden);
+    let offers = cluster.offers(&scheduler);
+    cluster.launch(
+        &scheduler,
+        &offers,
+        vec![task(&offers[0], "t", "cpus:1;mem:64")],
+    );
+    cluster.subscribe(info("shown"));
+    let view = Arc::new(cluster.view());
+    let seen = |principal: Option<&str>| {
+        let view = view.visible_to(&acls, principal);
+        (view.frameworks.len(), view.tasks.len())
+    };
+    assert_eq!(seen(Some("ann")), (2, 1));
+    assert_eq!(seen(Some("bob")), (1, 0));
+    assert_eq!(seen(None), (1, 0));
+    let open = view.visible_to(&Acls::default(), None);
+    assert!(
+        Arc::ptr_eq(&view, &open),
+        "nothing is copied where nothing is hidden"
+    );
+}

@@ -1,0 +1,79 @@
+//! The part of a view that a principal may see.
+
+use std::sync::Arc;
+
+use tepui_access::{Acls, Action};
+use tepui_api::v1;
+
+use crate::view::{FrameworkRecord, View};
+
+impl View {
+    /// The view without the frameworks, tasks, executors and roles that the lists keep from the principal. Costs nothing
+    /// where nothing is kept from anybody.
+    pub fn visible_to(self: &Arc<Self>, acls: &Acls, principal: Option<&str>) -> Arc<Self> {
+        let actions = [
+            Action::ViewFramework,
+            Action::ViewTask,
+            Action::ViewExecutor,
+            Action::ViewRole,
+        ];
+        if actions.into_iter().all(|action| acls.is_open(action)) {
+            return Arc::clone(self);
+        }
+        let eyes = Eyes { acls, principal };
+        let frameworks = self.frameworks.filter_map(|record| eyes.framework(record));
+        let mut view = View::clone(self);
+        view.tasks = self.tasks.filter_map(|task| {
+            let framework = frameworks.get(task.framework)?;
+            eyes.sees(
+                Action::ViewTask,
+                task.wire.user.as_deref().unwrap_or(&framework.info.user),
+            )
+            .then(|| task.clone())
+        });
+        view.executors = self.executors.filter_map(|executor| {
+            let framework = frameworks.get(executor.framework)?;
+            let command = executor.info.command.as_ref();
+            let user = command.and_then(|command| command.user.as_deref());
+            eyes.sees(Action::ViewExecutor, user.unwrap_or(&framework.info.user))
+                .then(|| executor.clone())
+        });
+        view.offers = self
+            .offers
+            .filter_map(|offer| frameworks.get(offer.framework).map(|_| offer.clone()));
+        view.completed_frameworks = self
+            .completed_frameworks
+            .filter_map(|record| eyes.framework(record));
+        view.roles
+            .retain(|role, _| eyes.sees(Action::ViewRole, role.as_str()));
+        view.frameworks = frameworks;
+        Arc::new(view)
+    }
+}
+
+struct Eyes<'a> {
+    acls: &'a Acls,
+    principal: Option<&'a str>,
+}
+
+impl Eyes<'_> {
+    fn sees(&self, action: Action, object: &str) -> bool {
+        self.acls.permit(self.principal, action, Some(object))
+    }
+
+    /// The framework with those of its ended and unreachable tasks that may be seen.
+    fn framework(&self, record: &Arc<FrameworkRecord>) -> Option<Arc<FrameworkRecord>> {
+        let user = record.info.user.as_str();
+        if !self.sees(Action::ViewFramework, user) {
+            return None;
+        }
+        let seen = |task: &Arc<v1::Task>| {
+            self.sees(Action::ViewTask, task.user.as_deref().unwrap_or(user))
+                .then(|| task.clone())
+        };
+        let mut record = FrameworkRecord::clone(record);
+        record.completed_tasks = record.completed_tasks.filter_map(seen);
+        Arc::make_mut(&mut record.unreachable_tasks).retain(|_, task| seen(task).is_some());
+        Some(Arc::new(record))
+    }
+}
