@@ -14,7 +14,7 @@ use crate::chance::Uuid;
 use crate::effect::Effect;
 use crate::executor::{Executor, Stage};
 use crate::input::{ConnectionKey, ExecutorRef, RequestKey, TaskRef};
-use crate::machine::Core;
+use crate::machine::{Core, Phase};
 use crate::task;
 use crate::timers::Timer;
 use crate::wire;
@@ -104,12 +104,17 @@ impl Core {
 
     /// Who calls, if it is who it says.
     fn admit(&self, call: &Call, token: Option<&str>) -> Result<ExecutorRef, Rejection> {
+        let unknown = |what: &str| match self.phase {
+            // Whom the agent does not know yet it may know soon.
+            Phase::Recovering => Rejection::new(UNAVAILABLE, "Agent has not finished recovery"),
+            _ => Rejection::new(BAD_REQUEST, format!("{what} cannot be found")),
+        };
         let framework = FrameworkId::from(call.framework_id.value.as_str());
         let held = self.frameworks.get(&framework);
-        let held = held.ok_or_else(|| Rejection::new(BAD_REQUEST, "Framework cannot be found"))?;
+        let held = held.ok_or_else(|| unknown("Framework"))?;
         let executor = ExecutorId::from(call.executor_id.value.as_str());
         let known = held.executors.get(&executor);
-        let known = known.ok_or_else(|| Rejection::new(BAD_REQUEST, "Executor cannot be found"))?;
+        let known = known.ok_or_else(|| unknown("Executor"))?;
         let proven = match token {
             Some(token) => equal_in_constant_time(token.as_bytes(), known.token.as_bytes()),
             // Executors of frameworks need not know of tokens; ours do.

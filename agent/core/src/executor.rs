@@ -8,7 +8,8 @@ use tepui_api::v1::task_status::{Reason, Source};
 use tepui_model::{ContainerId, ExecutorId, Resources, TaskId};
 
 use crate::effect::ExecutorKind;
-use crate::input::{ConnectionKey, Limitation, SaveKey};
+use crate::input::{ConnectionKey, ExecutorRef, Limitation, SaveKey};
+use crate::view::ExecutorView;
 
 /// The executor of a framework's wasm tasks.
 pub const WASM_EXECUTOR_ID: &str = "tepui-wasm";
@@ -120,6 +121,20 @@ impl Executor {
             Stage::Running { connection } => Some(connection),
             Stage::Terminating { connection, .. } => connection,
             _ => None,
+        }
+    }
+
+    pub(crate) fn view(&self, reference: ExecutorRef) -> ExecutorView {
+        ExecutorView {
+            executor: reference,
+            kind: self.kind,
+            info: self.info.clone(),
+            sandbox: self.sandbox.clone(),
+            container_id: self.container_id.clone(),
+            pid: self.pid,
+            connected: self.connection().is_some(),
+            resources: self.resources.clone(),
+            live_tasks: self.live.len(),
         }
     }
 

@@ -384,6 +384,7 @@ impl Core {
             self.remove_record(&Path::Executor(reference.clone()));
         }
         self.count("slave/executors_terminated");
+        self.past.executor_ended(executor.view(reference.clone()));
         let ended = match limitation {
             Some(limitation) => Cause::limited(limitation),
             None => Cause::terminated(wire::describe_exit(status)),

@@ -128,6 +128,11 @@ impl Core {
                 "the newest state of {reference}"
             );
         }
+        assert_eq!(
+            task.history.last(),
+            task.latest.as_ref(),
+            "the newest status of {reference}"
+        );
         let in_flight = task.stream.is_in_flight();
         assert!(
             !in_flight || self.is_registered(),

@@ -22,6 +22,7 @@ mod launch;
 mod limits;
 mod link_state;
 mod machine;
+mod past;
 mod reconfiguration;
 mod record;
 mod recovery;
@@ -46,4 +47,6 @@ pub use input::{
 pub use machine::Core;
 pub use reconfiguration::Reconfiguration;
 pub use record::RecoverError;
-pub use view::{AgentView, ExecutorView, FrameworkView, TaskView};
+pub use view::{
+    AgentView, ContainerOwner, ContainerView, ExecutorView, FrameworkView, Standing, TaskView,
+};

@@ -14,6 +14,7 @@ use crate::effect::Effect;
 use crate::executor;
 use crate::framework::Framework;
 use crate::input::{ConnectionKey, ExecutorRef, Input, SaveKey, TaskRef};
+use crate::past::Past;
 use crate::record::{AgentRecord, Path};
 use crate::task;
 use crate::timers::{Timer, Timers};
@@ -76,6 +77,7 @@ pub struct Core {
     pub(crate) next_save: u64,
     pub(crate) next_group: u64,
     pub(crate) ended: VecDeque<TaskView>,
+    pub(crate) past: Past,
     pub(crate) counters: BTreeMap<&'static str, u64>,
 }
 
@@ -128,6 +130,11 @@ impl Core {
     /// When `apply(_, Input::Tick)` next has something to do.
     pub fn next_deadline(&self) -> Option<Tick> {
         self.timers.next_deadline()
+    }
+
+    /// Whether executors of an earlier agent process may still come back.
+    pub fn is_recovering(&self) -> bool {
+        self.phase == Phase::Recovering
     }
 
     /// The id the master gave this agent.

@@ -16,6 +16,7 @@ use crate::executor::{Cause, Executor, Stage};
 use crate::framework::Framework;
 use crate::input::{ExecutorRef, Recovered, TaskRef};
 use crate::machine::{Core, Link, Phase};
+use crate::past::Past;
 use crate::record::{
     ExecutorRecord, FORMAT, FrameworkRecord, Path, RecoverError, TaskRecord, UpdatesRecord,
     kind_from_number,
@@ -62,6 +63,7 @@ impl Core {
             next_save: 0,
             next_group: 0,
             ended: VecDeque::new(),
+            past: Past::default(),
             counters: BTreeMap::new(),
         };
         core.timers.arm(Timer::Recovery, now.tick.after(patience));
@@ -353,6 +355,7 @@ fn recovered_task(
             task::Stage::Delivered { kill: None }
         },
         state,
+        history: latest.iter().cloned().collect(),
         latest,
         stream: Stream::recovered(pending, seen),
         recorded: true,

@@ -1,8 +1,10 @@
 //! Snapshots for the shell.
 
+use tepui_model::ExecutorId;
+
 use crate::input::{ExecutorRef, TaskRef};
 use crate::machine::{Core, Link};
-use crate::view::{AgentView, ExecutorView, FrameworkView, TaskView};
+use crate::view::{AgentView, ContainerOwner, ContainerView, FrameworkView, TaskView};
 
 impl Core {
     /// Everything there is to show. It grows with the number of tasks: take it when somebody asks, not after each input.
@@ -17,6 +19,14 @@ impl Core {
             recovering: self.is_recovering(),
             ended: self.ended.iter().cloned().collect(),
             counters: self.counters.clone(),
+            recovering: self.is_recovering(),
+            completed_executors: self.past.executors().cloned().collect(),
+            completed_frameworks: self
+                .past
+                .frameworks()
+                .filter(|past| !self.frameworks.contains_key(&past.framework))
+                .cloned()
+                .collect(),
             ..AgentView::default()
         };
         for (framework, held) in &self.frameworks {
@@ -31,22 +41,48 @@ impl Core {
                 })
             }));
             view.executors
-                .extend(held.executors.iter().map(|(id, executor)| ExecutorView {
-                    executor: ExecutorRef {
+                .extend(held.executors.iter().map(|(id, executor)| {
+                    executor.view(ExecutorRef {
                         framework: framework.clone(),
                         executor: id.clone(),
-                    },
-                    kind: executor.kind,
-                    info: executor.info.clone(),
-                    sandbox: executor.sandbox.clone(),
-                    container_id: executor.container_id.clone(),
-                    pid: executor.pid,
-                    connected: executor.connection().is_some(),
-                    resources: executor.resources.clone(),
-                    live_tasks: executor.live.len(),
+                    })
                 }));
         }
         view
+    }
+
+    /// The executor or task that lives in a container, by the container's id.
+    pub fn find_container(&self, id: &str) -> Option<ContainerView> {
+        self.frameworks.iter().find_map(|(framework, held)| {
+            let executor = |executor: &ExecutorId| ExecutorRef {
+                framework: framework.clone(),
+                executor: executor.clone(),
+            };
+            let executors = held.executors.iter();
+            let mut executors =
+                executors.filter(|(_, executor)| executor.container_id.as_str() == id);
+            if let Some((name, found)) = executors.next() {
+                return Some(ContainerView {
+                    owner: ContainerOwner::Executor,
+                    executor: executor(name),
+                    sandbox: found.sandbox.clone(),
+                    pid: found.pid,
+                });
+            }
+            let (name, found) = held
+                .tasks
+                .iter()
+                .find(|(_, task)| task.container_id.as_str() == id)?;
+            Some(ContainerView {
+                owner: ContainerOwner::Task(TaskRef {
+                    framework: framework.clone(),
+                    task: name.clone(),
+                }),
+                executor: executor(found.executor.as_ref()?),
+                sandbox: found.sandbox.clone(),
+                pid: None,
+            })
+        })
     }
 
     /// One task, alive or ended and still remembered.

@@ -9,7 +9,10 @@ use crate::effect::ExecutorKind;
 use crate::executor::Cause;
 use crate::input::{SaveKey, TaskRef};
 use crate::stream::Stream;
-use crate::view::TaskView;
+use crate::view::{Standing, TaskView};
+
+/// How many statuses of one task are kept: it may go back and forth between states for ever.
+const HISTORY: usize = 16;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -48,6 +51,8 @@ pub(crate) struct Task {
     pub(crate) state: v1::TaskState,
     /// The newest status, without data.
     pub(crate) latest: Option<Arc<v1::TaskStatus>>,
+    /// The statuses so far, without data: of those in a row with one state the newest.
+    pub(crate) history: Vec<Arc<v1::TaskStatus>>,
     pub(crate) stream: Stream,
     /// It went beyond what it was given and is being killed for that.
     pub(crate) limited: Option<Cause>,
@@ -68,6 +73,7 @@ impl Task {
             stage: Stage::Preparing,
             state: v1::TaskState::TaskStaging,
             latest: None,
+            history: Vec::new(),
             stream: Stream::default(),
             limited: None,
             recorded: false,
@@ -86,6 +92,32 @@ impl Task {
         )
     }
 
+    /// Takes a new status, without data.
+    pub(crate) fn remember(&mut self, status: Arc<v1::TaskStatus>) {
+        self.state = status.state();
+        if self
+            .history
+            .last()
+            .is_some_and(|last| last.state == status.state)
+        {
+            self.history.pop();
+        }
+        if self.history.len() == HISTORY {
+            self.history.remove(0);
+        }
+        self.history.push(status.clone());
+        self.latest = Some(status);
+    }
+
+    fn standing(&self) -> Standing {
+        match self.stage {
+            Stage::Preparing | Stage::Prepared { .. } => Standing::Pending,
+            Stage::Saving { .. } | Stage::Queued => Standing::Queued,
+            Stage::Delivered { .. } => Standing::Launched,
+            Stage::Ended => Standing::Terminated,
+        }
+    }
+
     pub(crate) fn view(&self, reference: TaskRef) -> TaskView {
         TaskView {
             task: reference,
@@ -95,6 +127,9 @@ impl Task {
             sandbox: self.sandbox.clone(),
             container_id: self.container_id.clone(),
             executor: self.executor.clone(),
+            told_executor: self.told_executor.clone(),
+            statuses: self.history.clone(),
+            standing: self.standing(),
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::record::{Path, UpdatesRecord};
 use crate::stream::{Acknowledgement, Pending};
 use crate::task::{Stage, Task};
 use crate::timers::Timer;
+use crate::view::FrameworkView;
 use crate::wire;
 
 impl Core {
@@ -87,8 +88,7 @@ impl Core {
         }
         let state = status.state();
         let status = Arc::new(status);
-        task.state = state;
-        task.latest = Some(match status.data {
+        task.remember(match status.data {
             None => status.clone(),
             Some(_) => Arc::new(v1::TaskStatus {
                 data: None,
@@ -365,7 +365,12 @@ impl Core {
             .filter(|framework| framework.is_empty())
         {
             let recorded = framework.recorded;
+            let info = framework.info.clone();
             self.frameworks.remove(id);
+            self.past.framework_ended(FrameworkView {
+                framework: id.clone(),
+                info,
+            });
             if recorded {
                 self.remove_record(&Path::Framework(id.clone()));
             }

@@ -9,6 +9,18 @@ use tepui_model::{AgentId, ContainerId, ExecutorId, FrameworkId, Resources};
 use crate::effect::ExecutorKind;
 use crate::input::{ExecutorRef, TaskRef};
 
+/// How far a task has come on this agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// It is being made ready.
+    Pending,
+    /// Its executor has yet to be given it.
+    Queued,
+    Launched,
+    /// It has its last state.
+    Terminated,
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskView {
     pub task: TaskRef,
@@ -22,6 +34,11 @@ pub struct TaskView {
     pub container_id: ContainerId,
     /// The executor that runs it, also if the agent made it up. None until that is decided.
     pub executor: Option<ExecutorId>,
+    /// The executor its framework knows of.
+    pub told_executor: Option<v1::ExecutorId>,
+    /// Its statuses so far, without data, oldest first: of those in a row with one state the newest.
+    pub statuses: Vec<Arc<v1::TaskStatus>>,
+    pub standing: Standing,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +55,25 @@ pub struct ExecutorView {
     /// What its live tasks hold together.
     pub resources: Resources,
     pub live_tasks: usize,
+}
+
+/// Who lives in a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContainerOwner {
+    Executor,
+    /// A task of a built-in executor: frameworks know its container as one of its own.
+    Task(TaskRef),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ContainerView {
+    pub owner: ContainerOwner,
+    /// The executor itself, or the one that runs the task.
+    pub executor: ExecutorRef,
+    /// Relative to `work_dir`.
+    pub sandbox: String,
+    /// Of an executor.
+    pub pid: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -60,6 +96,12 @@ pub struct AgentView {
     pub executors: Vec<ExecutorView>,
     /// Tasks that ended and were acknowledged, oldest first; only the last ones are kept.
     pub ended: Vec<TaskView>,
+    /// Executors that ended, oldest first; only the last ones are kept.
+    pub completed_executors: Vec<ExecutorView>,
+    /// Frameworks of which nothing lives here any more, oldest first; only the last ones are kept.
+    pub completed_frameworks: Vec<FrameworkView>,
+    /// Whether executors of an earlier agent process may still come back.
+    pub recovering: bool,
     /// By the name Mesos gives the metric.
     pub counters: BTreeMap<&'static str, u64>,
 }

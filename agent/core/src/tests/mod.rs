@@ -7,5 +7,6 @@ mod limits;
 mod link;
 mod property;
 mod recovery;
+mod show;
 mod task_life;
 mod update_streams;
