@@ -8,6 +8,7 @@
 pub mod convert;
 mod generated;
 pub mod json;
+pub mod legacy;
 mod map_values;
 pub mod media;
 pub mod proto;

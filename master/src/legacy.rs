@@ -6,15 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use serde::ser::{SerializeMap, SerializeSeq};
+use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use tepui_api::convert::{ResourceFormat, resources_to_wire};
+use tepui_api::entries;
+use tepui_api::legacy::{Attributes, Each, Message, Sums, Task, labels};
 use tepui_api::v1;
-use tepui_api::{Json, json};
 use tepui_master_core::{
     AgentRecord, ExecutorRecord, FrameworkKey, FrameworkRecord, OfferRecord, TaskRecord, View,
 };
-use tepui_model::{Milli, Quantity, Ranges, Resources, Role};
+use tepui_model::{Resources, Role};
 
 use crate::http::Parameters;
 use crate::operator::{agent_pid, holdings, weight};
@@ -27,177 +28,8 @@ fn body(value: &impl Serialize) -> Body {
     serde_json::to_vec(value).map_err(|error| Refusal::internal(error.to_string()))
 }
 
-macro_rules! entries {
-    ($map:ident, $($key:literal: $value:expr),+ $(,)?) => { $($map.serialize_entry($key, &$value)?;)+ };
-}
-
-/// An array from an iterator that can be begun again.
-struct Each<F>(F);
-
-impl<F, I> Serialize for Each<F>
-where
-    F: Fn() -> I,
-    I: Iterator<Item: Serialize>,
-{
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut sequence = serializer.serialize_seq(None)?;
-        for item in (self.0)() {
-            sequence.serialize_element(&item)?;
-        }
-        sequence.end()
-    }
-}
-
-/// A message of the v1 API within a legacy answer.
-struct Message<'a, M>(&'a M);
-
-impl<M: Json> Serialize for Message<'_, M> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        json::to_value(self.0).serialize(serializer)
-    }
-}
-
 fn seconds(nanoseconds: i64) -> f64 {
     nanoseconds as f64 / 1e9
-}
-
-// Resources and attributes
-
-/// Sums by name, as `{"cpus": 2.0, "ports": "[31000-32000]"}`.
-#[derive(Default)]
-struct Sums {
-    scalars: BTreeMap<String, Milli>,
-    ranges: BTreeMap<String, Ranges>,
-    sets: BTreeMap<String, BTreeSet<String>>,
-}
-
-fn sum_key(name: &str, revocable: bool) -> String {
-    if revocable {
-        format!("{name}_revocable")
-    } else {
-        name.to_owned()
-    }
-}
-
-impl Sums {
-    fn of(resources: &Resources) -> Self {
-        let mut sums = Self::default();
-        for resource in resources.iter() {
-            let key = sum_key(&resource.name, resource.revocable);
-            match &resource.quantity {
-                Quantity::Scalar(amount) => sums.add_scalar(key, *amount),
-                Quantity::Ranges(ranges) => sums.add_ranges(key, ranges),
-                Quantity::Set(items) => sums
-                    .sets
-                    .entry(key)
-                    .or_default()
-                    .extend(items.iter().map(|item| item.to_string())),
-            }
-        }
-        sums
-    }
-
-    fn of_wire<'a>(resources: impl IntoIterator<Item = &'a v1::Resource>) -> Self {
-        let mut sums = Self::default();
-        for resource in resources {
-            let key = sum_key(&resource.name, resource.revocable.is_some());
-            if let Some(scalar) = &resource.scalar {
-                sums.add_scalar(key, Milli::from_f64(scalar.value).unwrap_or(Milli::ZERO));
-            } else if let Some(ranges) = &resource.ranges {
-                let pairs = ranges
-                    .range
-                    .iter()
-                    .map(|range| (range.begin, range.end))
-                    .collect();
-                sums.add_ranges(key, &Ranges::from_pairs(pairs).unwrap_or_default());
-            } else if let Some(set) = &resource.set {
-                sums.sets
-                    .entry(key)
-                    .or_default()
-                    .extend(set.item.iter().cloned());
-            }
-        }
-        sums
-    }
-
-    fn add_scalar(&mut self, key: String, amount: Milli) {
-        let sum = self.scalars.entry(key).or_insert(Milli::ZERO);
-        *sum = sum.checked_add(amount).unwrap_or(*sum);
-    }
-
-    fn add_ranges(&mut self, key: String, ranges: &Ranges) {
-        let sum = self.ranges.entry(key).or_default();
-        *sum = sum.union(ranges);
-    }
-}
-
-fn ranges_text(pairs: impl Iterator<Item = (u64, u64)>) -> String {
-    let parts: Vec<String> = pairs.map(|(begin, end)| format!("{begin}-{end}")).collect();
-    format!("[{}]", parts.join(", "))
-}
-
-fn set_text<'a>(items: impl Iterator<Item = &'a String>) -> String {
-    format!(
-        "{{{}}}",
-        items.map(String::as_str).collect::<Vec<_>>().join(", ")
-    )
-}
-
-impl Serialize for Sums {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        const ALWAYS: [&str; 4] = ["cpus", "gpus", "mem", "disk"];
-        let mut map = serializer.serialize_map(None)?;
-        for name in ALWAYS {
-            map.serialize_entry(
-                name,
-                &self
-                    .scalars
-                    .get(name)
-                    .copied()
-                    .unwrap_or(Milli::ZERO)
-                    .to_f64(),
-            )?;
-        }
-        for (name, amount) in self
-            .scalars
-            .iter()
-            .filter(|(name, _)| !ALWAYS.contains(&name.as_str()))
-        {
-            map.serialize_entry(name, &amount.to_f64())?;
-        }
-        for (name, ranges) in &self.ranges {
-            map.serialize_entry(name, &ranges_text(ranges.iter()))?;
-        }
-        for (name, items) in &self.sets {
-            map.serialize_entry(name, &set_text(items.iter()))?;
-        }
-        map.end()
-    }
-}
-
-struct Attributes<'a>(&'a [v1::Attribute]);
-
-impl Serialize for Attributes<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        for attribute in self.0 {
-            if let Some(scalar) = &attribute.scalar {
-                map.serialize_entry(&attribute.name, &scalar.value)?;
-            } else if let Some(ranges) = &attribute.ranges {
-                let pairs = ranges.range.iter().map(|range| (range.begin, range.end));
-                map.serialize_entry(&attribute.name, &ranges_text(pairs))?;
-            } else if let Some(text) = &attribute.text {
-                map.serialize_entry(&attribute.name, &text.value)?;
-            } else if let Some(set) = &attribute.set {
-                map.serialize_entry(&attribute.name, &set_text(set.item.iter()))?;
-            }
-        }
-        map.end()
-    }
-}
-
-fn labels(labels: &v1::Labels) -> impl Serialize + '_ {
-    Each(|| labels.labels.iter().map(Message))
 }
 
 // Agents
@@ -280,116 +112,12 @@ impl Serialize for Full<'_> {
 
 // Tasks, executors, frameworks
 
-struct Task<'a>(&'a v1::Task, Option<&'a v1::TaskInfo>);
-
-impl<'a> Task<'a> {
-    fn live(record: &'a TaskRecord) -> Self {
-        Self(&record.wire, record.info.as_deref())
-    }
-
-    fn ended(task: &'a v1::Task) -> Self {
-        Self(task, None)
-    }
-
-    /// Of its first status: when it came to be.
-    fn began(&self) -> f64 {
-        self.0
-            .statuses
-            .first()
-            .map_or(0.0, |status| status.timestamp())
-    }
+fn live_task(record: &TaskRecord) -> Task<'_> {
+    Task(&record.wire, record.info.as_deref())
 }
 
-impl Serialize for Task<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self(task, info) = self;
-        let role = task
-            .resources
-            .iter()
-            .find_map(|resource| resource.allocation_info.as_ref()?.role.as_deref());
-        let mut map = serializer.serialize_map(None)?;
-        entries!(map,
-            "id": task.task_id.value,
-            "name": task.name,
-            "framework_id": task.framework_id.value,
-            "executor_id": task.executor_id.as_ref().map_or("", |id| &id.value),
-            "slave_id": task.agent_id.value,
-            "state": task.state().as_str_name(),
-            "resources": Sums::of_wire(&task.resources),
-            "role": role.unwrap_or("*"),
-            "statuses": Each(|| task.statuses.iter().map(Status)),
-        );
-        if !task.limits.is_empty() {
-            let limits: BTreeMap<_, _> = task
-                .limits
-                .iter()
-                .map(|(name, limit)| (name, limit_json(limit.value)))
-                .collect();
-            map.serialize_entry("limits", &limits)?;
-        }
-        if let Some(user) = &task.user {
-            map.serialize_entry("user", user)?;
-        }
-        if let Some(given) = &task.labels {
-            map.serialize_entry("labels", &labels(given))?;
-        }
-        if let Some(discovery) = &task.discovery {
-            map.serialize_entry("discovery", &Message(discovery))?;
-        }
-        if let Some(container) = &task.container {
-            map.serialize_entry("container", &Message(container))?;
-        }
-        if let Some(check) = task
-            .health_check
-            .as_ref()
-            .or_else(|| info.as_ref()?.health_check.as_ref())
-        {
-            map.serialize_entry("health_check", &Message(check))?;
-        }
-        map.end()
-    }
-}
-
-/// JSON has no infinity, which stands for no limit.
-fn limit_json(limit: f64) -> serde_json::Value {
-    if limit.is_finite() {
-        limit.into()
-    } else {
-        "Infinity".into()
-    }
-}
-
-struct Status<'a>(&'a v1::TaskStatus);
-
-impl Serialize for Status<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self(status) = self;
-        let mut map = serializer.serialize_map(None)?;
-        entries!(map,
-            "state": status.state().as_str_name(),
-            "timestamp": status.timestamp(),
-        );
-        if let Some(given) = &status.labels {
-            map.serialize_entry("labels", &labels(given))?;
-        }
-        if let Some(container) = &status.container_status {
-            map.serialize_entry("container_status", &Message(container))?;
-        }
-        if let Some(healthy) = status.healthy {
-            map.serialize_entry("healthy", &healthy)?;
-        }
-        // Beyond what Mesos tells: why.
-        if status.source.is_some() {
-            map.serialize_entry("source", status.source().as_str_name())?;
-        }
-        if status.reason.is_some() {
-            map.serialize_entry("reason", status.reason().as_str_name())?;
-        }
-        if let Some(message) = &status.message {
-            map.serialize_entry("message", message)?;
-        }
-        map.end()
-    }
+fn ended_task(task: &v1::Task) -> Task<'_> {
+    Task(task, None)
 }
 
 struct Executor<'a>(&'a ExecutorRecord);
@@ -535,11 +263,11 @@ impl Serialize for Framework<'_> {
             "offered_resources": Sums::of(&record.offered),
             "resources": Sums::of(&held),
             "capabilities": Each(|| info.capabilities.iter().map(|capability| capability.r#type().as_str_name())),
-            "tasks": Each(|| live.iter().copied().map(Task::live)),
-            "unreachable_tasks": Each(|| record.unreachable_tasks.values().map(|task| Task::ended(task))),
+            "tasks": Each(|| live.iter().copied().map(live_task)),
+            "unreachable_tasks": Each(|| record.unreachable_tasks.values().map(|task| ended_task(task))),
             "completed_tasks": Each(|| {
-                let kept = record.completed_tasks.iter().map(|task| Task::ended(task));
-                kept.chain(ended.iter().copied().map(Task::live))
+                let kept = record.completed_tasks.iter().map(|task| ended_task(task));
+                kept.chain(ended.iter().copied().map(live_task))
             }),
             "offers": Each(|| offers.iter().copied().map(Offer)),
             "executors": Each(|| executors.iter().copied().map(Executor)),
@@ -748,8 +476,8 @@ pub(crate) fn tasks(_: &Shared, view: &View, parameters: &Parameters) -> Body {
     let mut tasks: Vec<Task<'_>> = view
         .tasks
         .values()
-        .map(|record| Task::live(record))
-        .chain(completed.chain(unreachable).map(|task| Task::ended(task)))
+        .map(|record| live_task(record))
+        .chain(completed.chain(unreachable).map(|task| ended_task(task)))
         .filter(is_wanted)
         .collect();
     tasks.sort_by(|one, other| {
