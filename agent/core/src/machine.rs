@@ -132,11 +132,6 @@ impl Core {
         self.timers.next_deadline()
     }
 
-    /// Whether executors of an earlier agent process may still come back.
-    pub fn is_recovering(&self) -> bool {
-        self.phase == Phase::Recovering
-    }
-
     /// The id the master gave this agent.
     pub fn agent_id(&self) -> Option<&AgentId> {
         self.agent_id.as_ref()

@@ -19,7 +19,6 @@ impl Core {
             recovering: self.is_recovering(),
             ended: self.ended.iter().cloned().collect(),
             counters: self.counters.clone(),
-            recovering: self.is_recovering(),
             completed_executors: self.past.executors().cloned().collect(),
             completed_frameworks: self
                 .past

@@ -100,8 +100,6 @@ pub struct AgentView {
     pub completed_executors: Vec<ExecutorView>,
     /// Frameworks of which nothing lives here any more, oldest first; only the last ones are kept.
     pub completed_frameworks: Vec<FrameworkView>,
-    /// Whether executors of an earlier agent process may still come back.
-    pub recovering: bool,
     /// By the name Mesos gives the metric.
     pub counters: BTreeMap<&'static str, u64>,
 }
