@@ -75,6 +75,9 @@ pub(crate) struct Master {
     /// Time after which an unanswered offer is rescinded
     #[arg(long, default_value = "2mins", value_parser = duration)]
     offer_timeout: Duration,
+    /// How often a scheduler's stream carries a heartbeat; some clients give up after 10 s of silence
+    #[arg(long, default_value = "15secs", value_parser = duration)]
+    scheduler_heartbeat_interval: Duration,
 }
 
 impl Master {
@@ -93,6 +96,7 @@ impl Master {
             config.core.max_agent_ping_timeouts = self.max_agent_ping_timeouts;
             config.core.agent_reregister_timeout = self.agent_reregister_timeout;
             config.core.offer_timeout = Some(self.offer_timeout);
+            config.core.heartbeat_interval = self.scheduler_heartbeat_interval;
             config.shutdown = stop;
             let running = tepui_master::start(config).await?;
             println!("listening on {}", running.address());

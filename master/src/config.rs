@@ -127,6 +127,10 @@ impl Config {
             ("port", core.port.to_string()),
             ("registry", "sled".to_owned()),
             ("root_submissions", core.root_submissions.to_string()),
+            (
+                "scheduler_heartbeat_interval",
+                format_duration(core.heartbeat_interval),
+            ),
             ("work_dir", self.data_dir.display().to_string()),
         ];
         if let Some(hostname) = &self.hostname {

@@ -75,7 +75,11 @@ impl Core {
         status.uuid = Some(Bytes::copy_from_slice(&uuid));
         status.agent_id = self.agent_id.as_ref().map(wire::agent_id);
         status.timestamp.get_or_insert(self.now.wall_secs());
-        status.executor_id = task.told_executor.clone();
+        // The executor of a command goes by its task's id, as schedulers know it from Mesos.
+        let told = task.told_executor.clone();
+        status.executor_id = Some(told.unwrap_or_else(|| v1::ExecutorId {
+            value: reference.task.to_string(),
+        }));
         if !task.container_id.as_str().is_empty() {
             let container = status.container_status.get_or_insert_default();
             container.container_id = Some(wire::container_id(&task.container_id));

@@ -50,10 +50,8 @@ fn a_task_is_prepared_then_its_executor_started_then_launched_with_its_plan() {
     assert_eq!(launched.plan.unwrap().body(), Body::Wasm);
     let update = the_update(&agent.update(&executor, &task, TaskState::TaskRunning));
     let status = update.status;
-    assert_eq!(
-        (status.agent_id.unwrap().value.as_str(), status.executor_id),
-        ("S0", None)
-    );
+    assert_eq!(status.agent_id.unwrap().value, "S0");
+    assert_eq!(status.executor_id.unwrap().value, "a");
     let container = status.container_status.unwrap();
     assert_eq!(container.container_id.unwrap().value, container_id.as_str());
     assert_eq!(
