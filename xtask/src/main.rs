@@ -1,9 +1,10 @@
-//! What the build runs that cargo does not: `cargo xtask demo | test | tidy | guests`.
+//! What the build runs that cargo does not: `cargo xtask demo | test | tidy | guests | clients`.
 #![allow(
     clippy::print_stdout,
     reason = "a build command talks to the person who called it"
 )]
 
+mod clients;
 mod demo;
 mod tidy;
 
@@ -15,9 +16,10 @@ use anyhow::{Context, bail};
 const USAGE: &str = "usage: cargo xtask COMMAND
 
   demo     build everything, start a cluster on loopback and run the main job on it
-  test     build everything and run every test, the demo among them
+  test     build everything and run every test, the demo among them; with --offline without the stock clients
   tidy     check the dependency arrows, the module documents and the licences
-  guests   build the wasm example guests (into target/guests)";
+  guests   build the wasm example guests (into target/guests)
+  clients  install the stock clients that the tests run (into target/clients)";
 
 fn main() -> ExitCode {
     match command() {
@@ -38,9 +40,20 @@ fn command() -> anyhow::Result<()> {
             prepare()?;
             demo::run()
         }
-        ["test"] => test(),
+        ["test"] => {
+            clients::install()?;
+            test(&[])
+        }
+        ["test", "--offline"] => {
+            println!(
+                "offline, so these are not tested: {}",
+                clients::names()?.join(", ")
+            );
+            test(&["--", "--skip", clients::TESTS])
+        }
         ["tidy"] => tidy::run(),
         ["guests"] => guests(),
+        ["clients"] => clients::install(),
         _ => {
             eprintln!("{USAGE}");
             std::process::exit(2);
@@ -106,8 +119,8 @@ fn guests() -> anyhow::Result<()> {
         .env("CARGO_TARGET_DIR", target().join("guests")))
 }
 
-fn test() -> anyhow::Result<()> {
+fn test(more: &[&str]) -> anyhow::Result<()> {
     prepare()?;
-    run(cargo().args(["test", "--workspace"]))?;
+    run(cargo().args(["test", "--workspace"]).args(more))?;
     demo::run()
 }
