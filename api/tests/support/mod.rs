@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test uses the part it needs")]
 
+pub(crate) mod mutate;
+
 pub(crate) struct Random(u64);
 
 impl Random {
