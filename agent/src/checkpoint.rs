@@ -41,6 +41,14 @@ impl Save {
             value: Some(value),
         })
     }
+
+    pub(crate) fn no_agent() -> [Self; 2] {
+        [AGENT_ID, AGENT].map(|path| Self {
+            key: None,
+            path: path.to_owned(),
+            value: None,
+        })
+    }
 }
 
 /// All records an earlier agent process left. Without `strict`, files that cannot be read are passed over.

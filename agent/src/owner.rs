@@ -388,6 +388,9 @@ impl Owner {
                     self.save(save);
                 }
             }
+            Effect::ForgetAgentId => Save::no_agent()
+                .into_iter()
+                .for_each(|save| self.save(save)),
             Effect::Save { key, path, value } => self.save(Save {
                 key: Some(key),
                 path,

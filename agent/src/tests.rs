@@ -80,6 +80,7 @@ impl Bench {
                 value: self.agent.clone(),
             },
             ping_timeout_ms: 60_000,
+            drain: None,
             master_id: "master".to_owned(),
         }));
         (link, register)

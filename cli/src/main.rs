@@ -9,6 +9,7 @@ mod artifact;
 mod client;
 mod dev;
 mod logs;
+mod patience;
 mod ps;
 mod roles;
 mod run;

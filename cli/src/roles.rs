@@ -13,8 +13,9 @@ use tepui_access::Credential;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{MasterAccess, credential};
+use crate::patience::Patience;
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     tepui_model::parse_duration(text).map_err(|error| error.to_string())
 }
 
@@ -63,15 +64,8 @@ pub(crate) struct Master {
     insecure: bool,
     #[command(flatten)]
     access: MasterAccess,
-    /// Silence after which an agent has missed a ping
-    #[arg(long, default_value = "15secs", value_parser = duration)]
-    agent_ping_timeout: Duration,
-    /// Missed pings after which an agent is unreachable
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    max_agent_ping_timeouts: u32,
-    /// Time a disconnected agent has to come back
-    #[arg(long, default_value = "10mins", value_parser = duration)]
-    agent_reregister_timeout: Duration,
+    #[command(flatten)]
+    patience: Patience,
     /// Time after which an unanswered offer is rescinded
     #[arg(long, default_value = "2mins", value_parser = duration)]
     offer_timeout: Duration,
@@ -92,9 +86,7 @@ impl Master {
             config.data_dir = self.work_dir;
             config.insecure = self.insecure;
             self.access.apply(&mut config)?;
-            config.core.agent_ping_timeout = self.agent_ping_timeout;
-            config.core.max_agent_ping_timeouts = self.max_agent_ping_timeouts;
-            config.core.agent_reregister_timeout = self.agent_reregister_timeout;
+            self.patience.apply(&mut config.core);
             config.core.offer_timeout = Some(self.offer_timeout);
             config.core.heartbeat_interval = self.scheduler_heartbeat_interval;
             config.shutdown = stop;

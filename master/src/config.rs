@@ -106,6 +106,10 @@ impl Config {
                 "authenticate_http_readwrite",
                 self.authentication.readwrite.to_string(),
             ),
+            (
+                "heartbeat_interval",
+                format_duration(core.heartbeat_interval),
+            ),
             ("insecure", self.insecure.to_string()),
             ("ip", self.ip.to_string()),
             (
@@ -125,7 +129,23 @@ impl Config {
                 core.max_unreachable_tasks_per_framework.to_string(),
             ),
             ("port", core.port.to_string()),
+            (
+                "recovery_agent_removal_limit",
+                format!("{}%", core.recovery_agent_removal_limit * 100.0),
+            ),
             ("registry", "sled".to_owned()),
+            (
+                "registry_gc_interval",
+                format_duration(core.registry_gc_interval),
+            ),
+            (
+                "registry_max_agent_age",
+                format_duration(core.registry_max_agent_age),
+            ),
+            (
+                "registry_max_agent_count",
+                core.registry_max_agent_count.to_string(),
+            ),
             ("root_submissions", core.root_submissions.to_string()),
             (
                 "scheduler_heartbeat_interval",
@@ -135,6 +155,9 @@ impl Config {
         ];
         if let Some(hostname) = &self.hostname {
             flags.push(("hostname", hostname.clone()));
+        }
+        if let Some(limit) = core.agent_removal_rate_limit {
+            flags.push(("agent_removal_rate_limit", limit.to_string()));
         }
         if let Some(timeout) = core.offer_timeout {
             flags.push(("offer_timeout", format_duration(timeout)));

@@ -13,7 +13,8 @@ use tepui_api::entries;
 use tepui_api::legacy::{Attributes, Each, Message, Sums, Task, labels};
 use tepui_api::v1;
 use tepui_master_core::{
-    AgentRecord, ExecutorRecord, FrameworkKey, FrameworkRecord, OfferRecord, TaskRecord, View,
+    AgentRecord, Deactivation, ExecutorRecord, FrameworkKey, FrameworkRecord, OfferRecord,
+    TaskRecord, View,
 };
 use tepui_model::{Resources, Role};
 
@@ -36,8 +37,19 @@ fn seconds(nanoseconds: i64) -> f64 {
 
 struct Agent<'a> {
     record: &'a AgentRecord,
+    deactivation: Option<&'a Deactivation>,
     /// With every resource in full as well.
     full: bool,
+}
+
+impl<'a> Agent<'a> {
+    fn of(view: &'a View, record: &'a AgentRecord) -> Self {
+        Self {
+            record,
+            deactivation: view.deactivated_agents.get(&record.id),
+            full: true,
+        }
+    }
 }
 
 impl Serialize for Agent<'_> {
@@ -67,7 +79,7 @@ impl Serialize for Agent<'_> {
             "reserved_resources": reserved.iter().map(|(role, held)| (*role, Sums::of(held))).collect::<BTreeMap<_, _>>(),
             "unreserved_resources": Sums::of(&unreserved),
             "active": record.active,
-            "deactivated": false,
+            "deactivated": self.deactivation.is_some(),
             "connected": record.connected,
             "version": &*record.version,
             "capabilities": Each(|| record.capabilities.iter().map(|capability| capability.r#type().as_str_name())),
@@ -77,6 +89,12 @@ impl Serialize for Agent<'_> {
         }
         if let Some(time) = record.reregistered_ns {
             map.serialize_entry("reregistered_time", &seconds(time))?;
+        }
+        if let Some(drain) = self.deactivation.and_then(|known| known.drain.as_ref()) {
+            entries!(map,
+                "drain_info": Message(&drain.info),
+                "estimated_drain_start_time_seconds": seconds(drain.started_ns),
+            );
         }
         if self.full {
             let wire = |resources: &Resources| {
@@ -349,7 +367,7 @@ impl Serialize for State<'_> {
             "leader": identity.pid(),
             "leader_info": leader,
             "flags": flags,
-            "slaves": Each(|| view.agents.values().map(|record| Agent { record, full: true })),
+            "slaves": Each(|| view.agents.values().map(|record| Agent::of(view, record))),
             "recovered_slaves": Each(|| view.recovered_agents.values().map(|info| Recovered(info))),
             "frameworks": Each(|| view.frameworks.iter().map(|(key, record)| belongings.framework(key, record))),
             "completed_frameworks": Each(|| view.completed_frameworks.iter().map(|record| Framework::completed(record))),
@@ -393,7 +411,7 @@ impl Serialize for Slaves<'_> {
         entries!(map,
             "slaves": Each(|| {
                 let wanted = view.agents.values().filter(move |record| id.is_none_or(|id| record.id.as_str() == id));
-                wanted.map(|record| Agent { record, full: true })
+                wanted.map(|record| Agent::of(view, record))
             }),
             "recovered_slaves": Each(|| {
                 let wanted = view.recovered_agents.iter();

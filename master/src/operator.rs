@@ -31,6 +31,8 @@ pub(crate) enum Read {
     Roles,
     Weights,
     Master,
+    MaintenanceSchedule,
+    MaintenanceStatus,
 }
 
 pub(crate) fn classify(call: &Call) -> Result<Kind, Refusal> {
@@ -57,6 +59,8 @@ pub(crate) fn classify(call: &Call) -> Result<Kind, Refusal> {
         Type::GetRoles => Kind::Read(Read::Roles),
         Type::GetWeights => Kind::Read(Read::Weights),
         Type::GetMaster => Kind::Read(Read::Master),
+        Type::GetMaintenanceSchedule => Kind::Read(Read::MaintenanceSchedule),
+        Type::GetMaintenanceStatus => Kind::Read(Read::MaintenanceStatus),
         Type::UpdateWeights
         | Type::ReserveResources
         | Type::UnreserveResources
@@ -82,8 +86,6 @@ pub(crate) fn classify(call: &Call) -> Result<Kind, Refusal> {
         | Type::ReadFile
         | Type::GetOperations
         | Type::Subscribe
-        | Type::GetMaintenanceStatus
-        | Type::GetMaintenanceSchedule
         | Type::GetQuota => {
             let message = format!(
                 "This master does not implement the call {}",
@@ -185,6 +187,18 @@ pub(crate) fn answer(read: Read, shared: &Shared, view: &View) -> Response {
             });
             Type::GetMaster
         }
+        Read::MaintenanceSchedule => {
+            response.get_maintenance_schedule = Some(response::GetMaintenanceSchedule {
+                schedule: v1::maintenance::Schedule::clone(&view.maintenance_schedule),
+            });
+            Type::GetMaintenanceSchedule
+        }
+        Read::MaintenanceStatus => {
+            response.get_maintenance_status = Some(response::GetMaintenanceStatus {
+                status: view.maintenance_status.clone(),
+            });
+            Type::GetMaintenanceStatus
+        }
     };
     response.r#type = Some(kind.into());
     response
@@ -203,10 +217,10 @@ pub(crate) fn agent_pid(agent: &AgentRecord) -> String {
 }
 
 fn agents(view: &View) -> response::GetAgents {
-    let agents = view
-        .agents
-        .values()
-        .map(|agent| response::get_agents::Agent {
+    let agents = view.agents.values().map(|agent| {
+        let deactivation = view.deactivated_agents.get(&agent.id);
+        let drain = deactivation.and_then(|deactivation| deactivation.drain.as_ref());
+        response::get_agents::Agent {
             agent_info: v1::AgentInfo::clone(&agent.info),
             active: agent.active,
             version: agent.version.to_string(),
@@ -217,8 +231,12 @@ fn agents(view: &View) -> response::GetAgents {
             allocated_resources: wire(&agent.used),
             offered_resources: wire(&agent.offered),
             capabilities: agent.capabilities.to_vec(),
+            deactivated: Some(deactivation.is_some()),
+            drain_info: drain.map(|drain| drain.info),
+            estimated_drain_start_time: drain.map(|drain| time(drain.started_ns)),
             ..Default::default()
-        });
+        }
+    });
     let recovered_agents = view
         .recovered_agents
         .values()

@@ -73,6 +73,8 @@ pub enum OwnerError {
     /// What the master promised to remember it cannot; a successor that reads the disk must take over.
     #[error("the master stops because its registry cannot be written: {0}")]
     Registry(Arc<StoreError>),
+    #[error("the master stops: {0}")]
+    Exit(String),
 }
 
 struct Pending {
@@ -301,6 +303,9 @@ impl Owner {
             }
             Effect::CloseLink { link } => {
                 self.links.remove(&link);
+            }
+            Effect::Exit { message } => {
+                self.failed.get_or_insert(OwnerError::Exit(message));
             }
             Effect::Persist { key, operations } => {
                 let inbox = self.inbox.clone();

@@ -33,4 +33,7 @@ pub use resource::{
 pub use resources::Resources;
 pub use role::{Role, RoleError};
 pub use size::{SizeError, format_bytes, parse_size};
-pub use time::{DurationError, Now, Tick, format_duration, parse_duration};
+pub use time::{
+    DurationError, Now, RateLimit, RateLimitError, Tick, format_duration, parse_duration,
+    parse_rate_limit,
+};

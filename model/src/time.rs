@@ -102,6 +102,53 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     }
 }
 
+/// So many of something within a time, evenly spread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    pub permits: u32,
+    pub per: Duration,
+}
+
+impl RateLimit {
+    /// How long after one the next may come.
+    pub fn interval(self) -> Duration {
+        self.per / self.permits.max(1)
+    }
+}
+
+impl std::fmt::Display for RateLimit {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}/{}", self.permits, format_duration(self.per))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RateLimitError {
+    #[error(
+        "'{text}' is not a rate: write NUMBER/DURATION with a number of at least 1, as in 1/10mins"
+    )]
+    Form { text: String },
+    #[error("'{text}' is not a rate: {source}")]
+    Duration { text: String, source: DurationError },
+}
+
+/// A rate as Mesos writes it: `1/10mins`.
+pub fn parse_rate_limit(text: &str) -> Result<RateLimit, RateLimitError> {
+    let form = || RateLimitError::Form {
+        text: text.to_owned(),
+    };
+    let (permits, per) = text.split_once('/').ok_or_else(form)?;
+    let permits: u32 = permits.trim().parse().map_err(|_| form())?;
+    let per = parse_duration(per).map_err(|source| RateLimitError::Duration {
+        text: text.to_owned(),
+        source,
+    })?;
+    if permits == 0 || per.is_zero() {
+        return Err(form());
+    }
+    Ok(RateLimit { permits, per })
+}
+
 /// Writes a duration in the largest unit in which it is whole, or else in the one below its magnitude: `15mins`,
 /// `90secs`, `252hrs`.
 pub fn format_duration(duration: Duration) -> String {
@@ -191,6 +238,23 @@ mod tests {
         assert!(matches!(
             parse_duration("1.2.3secs"),
             Err(DurationError::Number { .. })
+        ));
+    }
+
+    #[test]
+    fn rates_are_a_number_within_a_duration() {
+        let rate = parse_rate_limit("2/10mins").unwrap();
+        assert_eq!(rate.interval(), Duration::from_secs(5 * 60));
+        assert_eq!(rate.to_string(), "2/10mins");
+        for text in ["", "2", "0/1secs", "1/0secs", "x/1secs", "-1/1secs"] {
+            assert!(
+                matches!(parse_rate_limit(text), Err(RateLimitError::Form { .. })),
+                "{text}"
+            );
+        }
+        assert!(matches!(
+            parse_rate_limit("1/10"),
+            Err(RateLimitError::Duration { .. })
         ));
     }
 

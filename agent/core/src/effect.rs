@@ -41,6 +41,8 @@ pub enum Effect {
         id: AgentId,
         record: Bytes,
     },
+    /// The next agent in this directory is a new one.
+    ForgetAgentId,
     /// Write a record, or remove it if there is no value. Saves take effect in the order given; each is answered by
     /// `Input::Saved`.
     Save {

@@ -13,7 +13,7 @@ use crate::task::Task;
 #[derive(Debug)]
 pub(crate) struct Framework {
     pub(crate) info: Arc<v1::FrameworkInfo>,
-    partition_aware: bool,
+    pub(crate) partition_aware: bool,
     pub(crate) knows_killing: bool,
     pub(crate) checkpoint: bool,
     /// Everything of it is being ended and nothing is reported any more.

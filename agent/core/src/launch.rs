@@ -51,6 +51,13 @@ impl Core {
         let Some(framework) = self.adopt_framework(launch.framework) else {
             return;
         };
+        if self.draining.is_some() {
+            for info in launch.tasks {
+                self.refuse_draining(&framework, info);
+            }
+            self.remove_framework_if_empty(&framework);
+            return;
+        }
         match launch.group_executor {
             Some(executor) => self.launch_group(&framework, launch.tasks, executor),
             None => {
@@ -227,6 +234,23 @@ impl Core {
             resources,
             custom: Some((id, own)),
         })
+    }
+
+    fn refuse_draining(&mut self, framework: &FrameworkId, info: v1::TaskInfo) {
+        let reference = TaskRef {
+            framework: framework.clone(),
+            task: TaskId::from(info.task_id.value.as_str()),
+        };
+        if self.task(&reference).is_some() {
+            self.refuse_duplicate(&reference);
+            return;
+        }
+        let refusal = Refusal {
+            state: TaskState::TaskDropped,
+            reason: Reason::AgentDraining,
+            message: "The agent is draining".to_owned(),
+        };
+        self.refuse(framework, info, refusal);
     }
 
     /// A task that never lived still needs its one status delivered.

@@ -11,6 +11,7 @@
 mod calls;
 mod chance;
 pub mod config;
+mod drain;
 pub mod effect;
 mod executor;
 mod executors;

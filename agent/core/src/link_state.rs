@@ -18,11 +18,12 @@ use crate::task::Task;
 use crate::timers::Timer;
 use crate::wire;
 
-const CAPABILITIES: [Type; 4] = [
+const CAPABILITIES: [Type; 5] = [
     Type::MultiRole,
     Type::HierarchicalRole,
     Type::ReservationRefinement,
     Type::TaskResourceLimits,
+    Type::AgentDraining,
 ];
 
 impl Core {
@@ -202,6 +203,7 @@ impl Core {
                 }
             }
             Body::Reconcile(reconcile) => self.on_reconcile(reconcile),
+            Body::Drain(drain) => self.on_drain(drain.config),
             Body::Registered(_) | Body::Refused(_) | Body::Ping(_) => {}
             // The shell answers requests for files.
             Body::Tail(_) | Body::ReadFile(_) | Body::ListFiles(_) | Body::CancelFile(_) => {}
@@ -230,6 +232,7 @@ impl Core {
             ping_timeout,
         };
         self.resume_streams();
+        self.on_drain(registered.drain);
     }
 
     fn on_refused(&mut self, refused: link::Refused) {

@@ -10,6 +10,7 @@ use tepui_model::{AgentId, FrameworkId, Now, Tick};
 
 use crate::chance::{Chance, Uuid};
 use crate::config::Config;
+use crate::drain::Draining;
 use crate::effect::Effect;
 use crate::executor;
 use crate::framework::Framework;
@@ -70,6 +71,7 @@ pub struct Core {
     pub(crate) recorded_agent: Option<AgentRecord>,
     pub(crate) link: Link,
     pub(crate) phase: Phase,
+    pub(crate) draining: Option<Draining>,
     pub(crate) frameworks: BTreeMap<FrameworkId, Framework>,
     pub(crate) connections: BTreeMap<ConnectionKey, ExecutorRef>,
     pub(crate) timers: Timers,
@@ -197,6 +199,8 @@ impl Core {
     fn exit(&mut self) {
         if let Phase::Ending { message } = std::mem::replace(&mut self.phase, Phase::Exited) {
             self.timers.disarm(&Timer::Exit);
+            // The master will not have it back under this id.
+            self.effects.push(Effect::ForgetAgentId);
             self.effects.push(Effect::Exit { message });
         }
     }

@@ -87,6 +87,14 @@ pub(crate) struct UpdatesRecord {
     pub(crate) seen: Vec<Bytes>,
 }
 
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct DrainRecord {
+    #[prost(message, required, tag = "1")]
+    pub(crate) config: v1::DrainConfig,
+    #[prost(int64, required, tag = "2")]
+    pub(crate) since_ns: i64,
+}
+
 pub(crate) fn kind_to_number(kind: ExecutorKind) -> u32 {
     match kind {
         ExecutorKind::Custom => 0,
@@ -104,9 +112,12 @@ pub(crate) fn kind_from_number(number: u32) -> Option<ExecutorKind> {
     }
 }
 
+const DRAIN: &str = "drain";
+
 /// What a path names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Path {
+    Drain,
     Framework(FrameworkId),
     Executor(ExecutorRef),
     Task(TaskRef, ExecutorId),
@@ -115,6 +126,9 @@ pub(crate) enum Path {
 
 impl Path {
     pub(crate) fn parse(path: &str) -> Option<Self> {
+        if path == DRAIN {
+            return Some(Self::Drain);
+        }
         let mut parts = path.split('/');
         let mut next = || parts.next();
         if next()? != "frameworks" {
@@ -151,6 +165,7 @@ impl Path {
 
     pub(crate) fn text(&self) -> String {
         match self {
+            Self::Drain => DRAIN.to_owned(),
             Self::Framework(framework) => format!("frameworks/{framework}/framework"),
             Self::Executor(ExecutorRef {
                 framework,

@@ -18,8 +18,8 @@ use crate::input::{ExecutorRef, Recovered, TaskRef};
 use crate::machine::{Core, Link, Phase};
 use crate::past::Past;
 use crate::record::{
-    ExecutorRecord, FORMAT, FrameworkRecord, Path, RecoverError, TaskRecord, UpdatesRecord,
-    kind_from_number,
+    DrainRecord, ExecutorRecord, FORMAT, FrameworkRecord, Path, RecoverError, TaskRecord,
+    UpdatesRecord, kind_from_number,
 };
 use crate::stream::{Pending, Stream};
 use crate::task::{self, Task};
@@ -29,6 +29,7 @@ use crate::wire;
 /// The records by kind, so that each is read after what it belongs to.
 #[derive(Default)]
 struct Records {
+    drain: Option<DrainRecord>,
     executors: Vec<(ExecutorRef, ExecutorRecord)>,
     tasks: Vec<(TaskRef, ExecutorId, TaskRecord)>,
     updates: BTreeMap<(TaskRef, ExecutorId), UpdatesRecord>,
@@ -56,6 +57,7 @@ impl Core {
             recorded_agent: None,
             link: Link::Down,
             phase: Phase::Recovering,
+            draining: None,
             frameworks: BTreeMap::new(),
             connections: BTreeMap::new(),
             timers: Timers::default(),
@@ -161,6 +163,7 @@ impl Core {
                 framework.recorded = true;
                 self.frameworks.insert(id, framework);
             }
+            Path::Drain => records.drain = Some(decode(path, value)?),
             Path::Executor(executor) => records.executors.push((executor, decode(path, value)?)),
             Path::Task(task, executor) => {
                 records.tasks.push((task, executor, decode(path, value)?));
@@ -206,6 +209,9 @@ impl Core {
                 executor.resources.add(&task.resources);
             }
             framework.tasks.insert(reference.task, task);
+        }
+        if let Some(drain) = records.drain {
+            self.resume_draining(drain);
         }
         // The earlier process was interrupted while it forgot these.
         for (task, executor) in records.updates.into_keys() {

@@ -17,6 +17,10 @@ impl Core {
             },
             registered: self.is_registered(),
             recovering: self.is_recovering(),
+            drain: self
+                .draining
+                .as_ref()
+                .map(|draining| (draining.config, draining.since_ns)),
             ended: self.ended.iter().cloned().collect(),
             counters: self.counters.clone(),
             completed_executors: self.past.executors().cloned().collect(),

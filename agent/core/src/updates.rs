@@ -54,6 +54,10 @@ impl Core {
         mut status: v1::TaskStatus,
         from_executor: bool,
     ) {
+        let Some(framework) = self.frameworks.get(&reference.framework) else {
+            return;
+        };
+        self.explain_drain(&mut status, framework.partition_aware);
         let Some(framework) = self.frameworks.get_mut(&reference.framework) else {
             return;
         };

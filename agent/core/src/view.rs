@@ -90,6 +90,8 @@ pub struct AgentView {
     pub recovering: bool,
     /// Whether a master has this agent registered over the present link.
     pub registered: bool,
+    /// Set while the agent is draining, with when that began.
+    pub drain: Option<(v1::DrainConfig, i64)>,
     pub frameworks: Vec<FrameworkView>,
     /// In order of framework and id: tasks alive, and ended ones whose last update is not acknowledged.
     pub tasks: Vec<TaskView>,

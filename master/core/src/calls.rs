@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tepui_api::v1;
+use tepui_api::v1::allocator::inverse_offer_status::Status;
 use tepui_api::v1::scheduler::{Call, call};
 use tepui_model::{FrameworkId, Role};
 
@@ -211,10 +212,18 @@ impl Core {
                 self.message_executor(framework, call.message.unwrap_or_default())
             }
             call::Type::Request => self.metrics.count("master/messages_resource_request"),
-            // There are no inverse offers and no operations under way yet, so these can only name what is long gone.
-            call::Type::AcceptInverseOffers
-            | call::Type::DeclineInverseOffers
-            | call::Type::AcknowledgeOperationStatus => {}
+            call::Type::AcceptInverseOffers => {
+                let accept = call.accept_inverse_offers.unwrap_or_default();
+                let (ids, filters) = (accept.inverse_offer_ids, accept.filters.as_ref());
+                self.answer_inverse_offers(framework, &ids, Status::Accept, filters);
+            }
+            call::Type::DeclineInverseOffers => {
+                let decline = call.decline_inverse_offers.unwrap_or_default();
+                let (ids, filters) = (decline.inverse_offer_ids, decline.filters.as_ref());
+                self.answer_inverse_offers(framework, &ids, Status::Decline, filters);
+            }
+            // There are no operations under way yet, so this can only name what is long gone.
+            call::Type::AcknowledgeOperationStatus => {}
             call::Type::Unknown
             | call::Type::Subscribe
             | call::Type::Teardown
@@ -240,6 +249,7 @@ impl Core {
             record.suppressed = Arc::new(left);
         }
         self.allocator.revive(framework.into(), &roles);
+        self.revive_inverse_offers(framework);
     }
 
     pub(crate) fn suppress(&mut self, framework: FrameworkKey, roles: &[String]) {

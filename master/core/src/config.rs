@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tepui_access::Acls;
+use tepui_model::RateLimit;
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -22,6 +23,15 @@ pub struct Config {
     pub max_agent_ping_timeouts: u32,
     /// An agent whose link broke, or which was there before the master restarted, becomes unreachable after this.
     pub agent_reregister_timeout: Duration,
+    /// How quickly agents may become unreachable one after the other; at once if unset.
+    pub agent_removal_rate_limit: Option<RateLimit>,
+    /// A master that would give up more than this part of the agents from before its restart ends itself instead.
+    pub recovery_agent_removal_limit: f64,
+    /// How often records of unreachable and gone agents that are too old or too many are dropped.
+    pub registry_gc_interval: Duration,
+    pub registry_max_agent_age: Duration,
+    /// Of unreachable ones and of gone ones each.
+    pub registry_max_agent_count: usize,
     pub offer_timeout: Option<Duration>,
     pub max_completed_frameworks: usize,
     pub max_completed_tasks_per_framework: usize,
@@ -51,6 +61,11 @@ impl Default for Config {
             agent_ping_timeout: Duration::from_secs(15),
             max_agent_ping_timeouts: 5,
             agent_reregister_timeout: Duration::from_secs(10 * 60),
+            agent_removal_rate_limit: None,
+            recovery_agent_removal_limit: 1.0,
+            registry_gc_interval: Duration::from_secs(15 * 60),
+            registry_max_agent_age: Duration::from_secs(14 * 24 * 60 * 60),
+            registry_max_agent_count: 100 * 1024,
             offer_timeout: Some(Duration::from_secs(2 * 60)),
             max_completed_frameworks: 50,
             max_completed_tasks_per_framework: 1000,

@@ -9,19 +9,23 @@ use tepui_api::v1::{self, scheduler};
 use tepui_model::{AgentId, Attribute, ExecutorId, FrameworkId, Now, Role, TaskId, Tick};
 
 use crate::config::Config;
+use crate::departure::{Marking, Removals};
 use crate::effect::{Answer, Effect, RegistryOperation};
 use crate::framework_info::Capabilities;
 use crate::history::History;
 use crate::input::{Input, LinkKey, PersistKey, RequestKey, StreamKey};
+use crate::inverse_offers::InverseOffers;
 use crate::keys::{AgentKey, ExecutorKey, FrameworkKey, OfferKey, TaskKey};
+use crate::maintenance::Maintenance;
+use crate::management::{Change, Management};
 use crate::metrics::Metrics;
 use crate::operator::NewWeights;
 use crate::register::Registering;
 use crate::slab::Slab;
 use crate::subscribe::{Subscribing, UpdatingFramework};
 use crate::view::{
-    AgentRecord, AwayAgent, ExecutorRecord, FrameworkRecord, OfferRecord, RoleRecord, TaskRecord,
-    View,
+    AgentRecord, AwayAgent, Deactivation, ExecutorRecord, FrameworkRecord, OfferRecord, RoleRecord,
+    TaskRecord, View,
 };
 
 /// The master's whole state. One owner hands it every input in turn.
@@ -50,8 +54,16 @@ pub struct Core {
     pub(crate) recovered_agents: Arc<BTreeMap<AgentId, Arc<v1::AgentInfo>>>,
     pub(crate) unreachable_agents: Arc<BTreeMap<AgentId, AwayAgent>>,
     pub(crate) gone_agents: Arc<BTreeMap<AgentId, AwayAgent>>,
-    /// Agents for which the registry is being told that they are unreachable.
-    pub(crate) marking: BTreeSet<AgentId>,
+    /// Agents for which the registry is being told that they are unreachable or gone.
+    pub(crate) marking: BTreeMap<AgentId, Marking>,
+    pub(crate) removals: Removals,
+    /// How many agents the registry held when the master started.
+    pub(crate) recovered_at_start: usize,
+    /// Wherever they are.
+    pub(crate) deactivated_agents: Arc<BTreeMap<AgentId, Deactivation>>,
+    pub(crate) management: Management,
+    pub(crate) maintenance: Maintenance,
+    pub(crate) inverse_offers: InverseOffers,
     /// The tasks of unreachable agents, as they stand in their frameworks' `unreachable_tasks`.
     pub(crate) away_tasks: BTreeMap<AgentId, BTreeSet<(FrameworkKey, TaskId)>>,
     /// Tasks that ended when their agent's link broke, but which it may still run: they are killed when it is back.
@@ -145,6 +157,14 @@ pub(crate) enum Timer {
     Reregister(AgentKey),
     /// Agents from before the restart had their time to come back.
     Recovered,
+    /// The next agent may become unreachable.
+    Removal,
+    /// Agents that were away for too long are to be forgotten.
+    RegistryGc,
+    /// An inverse offer of this number was left lying for too long.
+    InverseOffer(u64),
+    /// Some framework may be asked again to leave the agent.
+    InverseFilter(AgentKey),
     /// A framework whose scheduler is away had its time to come back.
     Failover(FrameworkKey),
 }
@@ -164,6 +184,15 @@ pub(crate) enum Pending {
     Unreachable {
         agents: Vec<AgentId>,
         since_ns: i64,
+    },
+    Gone {
+        id: AgentId,
+        away: AwayAgent,
+        asked: Option<RequestKey>,
+    },
+    Change {
+        change: Change,
+        asked: Option<RequestKey>,
     },
     Weights(NewWeights),
 }
@@ -194,7 +223,9 @@ impl Core {
             Input::Persisted { key } => self.on_persisted(key),
         }
         self.expire_timers();
+        self.settle_drains();
         self.plan_allocation();
+        self.make_inverse_offers();
         std::mem::take(&mut self.effects)
     }
 
@@ -229,6 +260,9 @@ impl Core {
             recovered_agents: self.recovered_agents.clone(),
             unreachable_agents: self.unreachable_agents.clone(),
             gone_agents: self.gone_agents.clone(),
+            deactivated_agents: self.deactivated_agents.clone(),
+            maintenance_schedule: self.maintenance.schedule.clone(),
+            maintenance_status: self.maintenance_status(),
             frameworks: self.frameworks.snapshot(),
             completed_frameworks: self.completed_frameworks.clone(),
             tasks: self.tasks.snapshot(),
@@ -260,6 +294,8 @@ impl Core {
             Some(Pending::Unreachable { agents, since_ns }) => {
                 self.on_unreachable_persisted(&agents, since_ns)
             }
+            Some(Pending::Gone { id, away, asked }) => self.on_gone_persisted(id, away, asked),
+            Some(Pending::Change { change, asked }) => self.on_change_persisted(change, asked),
             Some(Pending::Weights(weights)) => self.on_weights_persisted(weights),
         }
     }
@@ -280,6 +316,10 @@ impl Core {
                 Timer::Ping(agent) => self.on_ping_due(agent),
                 Timer::Reregister(agent) => self.on_reregister_timeout(agent),
                 Timer::Recovered => self.on_recovery_timeout(),
+                Timer::Removal => self.on_removal_due(),
+                Timer::RegistryGc => self.collect_registry_garbage(),
+                Timer::InverseOffer(number) => self.on_inverse_offer_expired(number),
+                Timer::InverseFilter(agent) => self.invert_offers_of(agent),
                 Timer::Failover(framework) => self.on_failover_timeout(framework),
             }
         }

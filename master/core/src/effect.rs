@@ -38,6 +38,10 @@ pub enum Effect {
         key: PersistKey,
         operations: Vec<RegistryOperation>,
     },
+    /// The master must not go on: an operator has to look first.
+    Exit {
+        message: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

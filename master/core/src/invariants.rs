@@ -16,7 +16,44 @@ impl Core {
         self.check_sums();
         self.check_connections();
         self.check_held();
+        self.check_management();
         self.allocator.check_invariants();
+    }
+
+    fn check_management(&self) {
+        for (_, agent) in self.agents.iter() {
+            let deactivated = self.deactivated_agents.contains_key(&agent.id);
+            assert_eq!(
+                agent.active,
+                agent.connected && !deactivated,
+                "agent {}",
+                agent.id
+            );
+            assert!(
+                !self.gone_agents.contains_key(&agent.id),
+                "agent {} is gone and here",
+                agent.id
+            );
+            assert!(
+                !agent.connected || !self.is_down(&agent.info.hostname, &agent.endpoint),
+                "agent {} is on a machine that is down",
+                agent.id
+            );
+        }
+        for id in self.deactivated_agents.keys() {
+            assert!(self.is_known(id), "nobody knows the deactivated agent {id}");
+        }
+        self.inverse_offers.check_invariants();
+        for (agent, framework) in self.inverse_offers.outstanding() {
+            assert!(
+                self.agents[agent].connected && self.frameworks[framework].connected,
+                "an inverse offer to nobody or of nothing"
+            );
+            assert!(
+                self.unavailability(agent).is_some(),
+                "an inverse offer without a reason"
+            );
+        }
     }
 
     /// The allocator reckons with what the tables say.
@@ -132,8 +169,8 @@ impl Core {
     fn check_offers_listed(&self) {
         for (key, offer) in self.offers.iter() {
             assert!(
-                self.agents[offer.agent].connected,
-                "offer {} is of an agent that is away",
+                self.agents[offer.agent].active,
+                "offer {} is of an agent that is away or deactivated",
                 offer.id
             );
             assert!(
@@ -260,7 +297,9 @@ impl Core {
                 agent.id
             );
             let state = &self.agent_states[&key];
-            let waited_for = state.timer.is_some() || self.marking.contains(&agent.id);
+            let waited_for = state.timer.is_some()
+                || self.marking.contains_key(&agent.id)
+                || self.removals.contains(&agent.id);
             assert!(
                 waited_for,
                 "nothing would notice if agent {} were gone",

@@ -16,12 +16,16 @@ mod authorize;
 mod calls;
 mod config;
 mod core;
+mod departure;
 mod effect;
 mod framework_info;
 mod history;
 mod input;
 mod invariants;
+mod inverse_offers;
 mod keys;
+mod maintenance;
+mod management;
 mod messages;
 mod metrics;
 mod offers;
@@ -51,6 +55,6 @@ pub use crate::keys::{AgentKey, ExecutorKey, FrameworkKey, Key, OfferKey, TaskKe
 pub use crate::recover::RecoverError;
 pub use crate::slab::Table;
 pub use crate::view::{
-    AgentRecord, AwayAgent, ExecutorRecord, FrameworkRecord, OfferRecord, RoleRecord, TaskRecord,
-    View,
+    AgentRecord, AwayAgent, Deactivation, Drain, ExecutorRecord, FrameworkRecord, OfferRecord,
+    RoleRecord, TaskRecord, View,
 };

@@ -39,6 +39,24 @@ pub(crate) fn rescind(offer: &OfferId) -> Event {
     }
 }
 
+pub(crate) fn inverse_offers(inverse_offers: Vec<v1::InverseOffer>) -> Event {
+    let inverse_offers = Some(event::InverseOffers { inverse_offers });
+    Event {
+        r#type: Some(event::Type::InverseOffers.into()),
+        inverse_offers,
+        ..Event::default()
+    }
+}
+
+pub(crate) fn rescind_inverse_offer(inverse_offer_id: v1::OfferId) -> Event {
+    let rescind_inverse_offer = Some(event::RescindInverseOffer { inverse_offer_id });
+    Event {
+        r#type: Some(event::Type::RescindInverseOffer.into()),
+        rescind_inverse_offer,
+        ..Event::default()
+    }
+}
+
 pub(crate) fn update(status: v1::TaskStatus) -> Event {
     let update = Some(event::Update { status });
     Event {

@@ -69,6 +69,7 @@ impl Core {
         }
         let agents = self.agents.len() as u64;
         let agents_connected = self.links.len() as u64;
+        let agents_active = self.agents.iter().filter(|(_, agent)| agent.active).count() as u64;
         let frameworks = self.frameworks.len() as u64;
         let frameworks_connected = self
             .framework_states
@@ -76,8 +77,8 @@ impl Core {
             .filter(|state| state.stream.is_some())
             .count() as u64;
         counters.extend([
-            ("master/slaves_active", agents_connected),
-            ("master/slaves_inactive", agents - agents_connected),
+            ("master/slaves_active", agents_active),
+            ("master/slaves_inactive", agents - agents_active),
             ("master/slaves_connected", agents_connected),
             ("master/slaves_disconnected", agents - agents_connected),
             (

@@ -102,6 +102,7 @@ impl Core {
             .insert(key, OfferState { number, expires });
         self.agent_state(agent).offers.insert(key);
         self.framework_state(framework).offers.insert(key);
+        self.invert_offers_of(agent);
         wire
     }
 
@@ -134,7 +135,7 @@ impl Core {
                 .collect(),
             attributes: record.info.attributes.clone(),
             url: Some(agent_url(&record.info, &record.endpoint)),
-            unavailability: None,
+            unavailability: self.unavailability(agent),
             allocation_info: told_role.map(wire::allocation_info),
             domain: record.info.domain.clone(),
         }
@@ -142,10 +143,15 @@ impl Core {
 
     /// `None` also for what never was one of this master's offers.
     pub(crate) fn find_offer(&self, id: &str) -> Option<OfferKey> {
+        self.offer_by_number.get(&self.offer_number(id)?).copied()
+    }
+
+    /// The number in the id of an offer or inverse offer of this master.
+    pub(crate) fn offer_number(&self, id: &str) -> Option<u64> {
         let number = id
             .strip_prefix(self.config.master_id.as_str())?
             .strip_prefix("-O")?;
-        self.offer_by_number.get(&number.parse().ok()?).copied()
+        number.parse().ok()
     }
 
     /// Closes an offer. What it held stays allocated to its framework; the caller says what becomes of it.
@@ -188,12 +194,14 @@ impl Core {
     }
 
     pub(crate) fn discard_offers_of_framework(&mut self, framework: FrameworkKey) {
+        self.discard_inverse_offers_of_framework(framework);
         for key in std::mem::take(&mut self.framework_state(framework).offers) {
             self.discard_offer(key, None);
         }
     }
 
     pub(crate) fn rescind_offers_of_agent(&mut self, agent: AgentKey) {
+        self.rescind_inverse_offers_of_agent(agent);
         for key in std::mem::take(&mut self.agent_state(agent).offers) {
             self.rescind_offer(key);
         }
@@ -250,7 +258,7 @@ pub(crate) fn resource_format(reservation_refinement: bool) -> ResourceFormat {
     }
 }
 
-fn agent_url(info: &v1::AgentInfo, endpoint: &str) -> v1::Url {
+pub(crate) fn agent_url(info: &v1::AgentInfo, endpoint: &str) -> v1::Url {
     let (ip, port) = match endpoint.rsplit_once(':') {
         Some((ip, port)) => (
             Some(ip.trim_matches(['[', ']']).to_owned()),

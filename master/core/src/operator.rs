@@ -8,6 +8,7 @@ use crate::authorize::Denied;
 use crate::core::{Core, Pending};
 use crate::effect::Answer;
 use crate::input::RequestKey;
+use crate::management::ManagementRefused;
 use crate::wire;
 
 /// UPDATE_WEIGHTS on its way to disk.
@@ -27,6 +28,8 @@ enum OperatorRefused {
     Unknown,
     #[error("The call {name} is not supported yet")]
     NotSupported { name: &'static str },
+    #[error(transparent)]
+    Management(#[from] ManagementRefused),
     #[error("No framework found with specified ID")]
     NoFramework,
     #[error("Invalid role: {0}")]
@@ -42,6 +45,7 @@ impl OperatorRefused {
         match self {
             Self::Denied(_) => 403,
             Self::Unknown | Self::NotSupported { .. } => 501,
+            Self::Management(refused) => refused.status(),
             _ => 400,
         }
     }
@@ -88,6 +92,21 @@ impl Core {
                     field: "update_weights",
                 })?;
                 self.update_weights(request, &update)
+            }
+            call::Type::MarkAgentGone => {
+                let gone = call.mark_agent_gone.ok_or(OperatorRefused::Missing {
+                    field: "mark_agent_gone",
+                })?;
+                Ok(self.mark_agent_gone(request, &gone.agent_id)?)
+            }
+            call::Type::DrainAgent
+            | call::Type::DeactivateAgent
+            | call::Type::ReactivateAgent
+            | call::Type::UpdateMaintenanceSchedule
+            | call::Type::StartMaintenance
+            | call::Type::StopMaintenance => {
+                self.manage(request, call);
+                Ok(())
             }
             call_type => Err(OperatorRefused::NotSupported {
                 name: call_type.as_str_name(),

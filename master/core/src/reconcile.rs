@@ -78,12 +78,14 @@ impl Core {
                     "Reconciliation: Latest task state",
                 ));
             }
-            let state = told_state(TaskState::TaskUnreachable, capabilities);
-            let mut status =
-                self.reconciliation(away, state, "Reconciliation: Task is unreachable");
-            let agent = self.unreachable_agents.get(away.agent_id.value.as_str());
-            status.unreachable_time = agent.map(|agent| crate::wire::time(agent.since_ns));
-            return Some(status);
+            // Once its agent has been forgotten, nothing is known of it any more.
+            if let Some(agent) = self.unreachable_agents.get(away.agent_id.value.as_str()) {
+                let state = told_state(TaskState::TaskUnreachable, capabilities);
+                let message = "Reconciliation: Task is unreachable";
+                let mut status = self.reconciliation(away, state, message);
+                status.unreachable_time = Some(crate::wire::time(agent.since_ns));
+                return Some(status);
+            }
         }
         let agent = asked.agent_id.as_ref().map(|agent| agent.value.as_str());
         let may_be_on_its_way_back = match agent {

@@ -14,12 +14,16 @@ use tepui_model::{AgentId, FrameworkId, Now, Role, RoleError};
 
 use crate::config::Config;
 use crate::core::{Core, Minted, Pending, Timer};
+use crate::departure::Removals;
 use crate::framework_info;
 use crate::history::History;
+use crate::inverse_offers::InverseOffers;
+use crate::maintenance::Maintenance;
+use crate::management::Management;
 use crate::metrics::Metrics;
 use crate::slab::Slab;
 use crate::subscribe::{failover_timeout, framework_record};
-use crate::view::AwayAgent;
+use crate::view::{AwayAgent, Deactivation, Drain};
 use crate::wire;
 
 /// The layout of the registry's records that this master reads and writes.
@@ -36,6 +40,8 @@ pub enum RecoverError {
     Format { found: u32 },
     #[error("the registry's record '{key}' is for a role that is not valid: {source}")]
     Role { key: String, source: RoleError },
+    #[error("the registry's maintenance schedule is not valid: {message}")]
+    Maintenance { message: String },
     #[error("the registry's framework '{key}' is not valid: {message}")]
     Framework { key: String, message: String },
 }
@@ -67,7 +73,13 @@ impl Core {
             recovered_agents: Arc::default(),
             unreachable_agents: Arc::default(),
             gone_agents: Arc::default(),
-            marking: BTreeSet::new(),
+            marking: BTreeMap::new(),
+            removals: Removals::default(),
+            recovered_at_start: 0,
+            deactivated_agents: Arc::default(),
+            management: Management::default(),
+            maintenance: Maintenance::default(),
+            inverse_offers: InverseOffers::default(),
             away_tasks: BTreeMap::new(),
             given_up: BTreeMap::new(),
             frameworks: Slab::default(),
@@ -109,10 +121,20 @@ impl Core {
                     core.recover_framework(key, FrameworkId::from(id), value)?
                 }
                 Some(("weight", role)) => core.recover_weight(key, role, value)?,
+                Some(("deactivated", id)) => {
+                    core.recover_deactivated(key, AgentId::from(id), value)?
+                }
+                None if key == "maintenance" => core.recover_maintenance(key, value)?,
                 // Others keep records here as well.
                 _ => {}
             }
         }
+        let mut deactivated = std::mem::take(&mut core.deactivated_agents);
+        Arc::make_mut(&mut deactivated).retain(|id, _| core.is_known(id));
+        core.deactivated_agents = deactivated;
+        core.recovered_at_start = core.recovered_agents.len();
+        let gc = now.tick.after(core.config.registry_gc_interval);
+        core.timers.insert((gc, Timer::RegistryGc));
         if !core.recovered_agents.is_empty() {
             let due = now.tick.after(core.config.agent_reregister_timeout);
             core.timers.insert((due, Timer::Recovered));
@@ -148,6 +170,30 @@ impl Core {
                 Arc::make_mut(&mut self.gone_agents).insert(id, AwayAgent { info, since_ns });
             }
         }
+        Ok(())
+    }
+
+    fn recover_deactivated(
+        &mut self,
+        key: &str,
+        id: AgentId,
+        value: &Bytes,
+    ) -> Result<(), RecoverError> {
+        let registry::Deactivated {
+            drain_info,
+            drain_start_time,
+        } = decode(key, value)?;
+        let started_ns = drain_start_time.map_or(self.now.wall_ns, |time| time.nanoseconds);
+        let drain = drain_info.map(|info| Drain { info, started_ns });
+        Arc::make_mut(&mut self.deactivated_agents).insert(id, Deactivation { drain });
+        Ok(())
+    }
+
+    fn recover_maintenance(&mut self, key: &str, value: &Bytes) -> Result<(), RecoverError> {
+        let recovered = Maintenance::recovered(decode(key, value)?);
+        self.maintenance = recovered.map_err(|invalid| RecoverError::Maintenance {
+            message: invalid.to_string(),
+        })?;
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use tepui_model::{AgentId, ExecutorId, FrameworkId, Resources, Role, TaskId, che
 
 use crate::agents::{agent_key, agent_record};
 use crate::core::{AgentState, Core, Pending};
+use crate::departure::GONE;
 use crate::effect::{Effect, RegistryOperation};
 use crate::framework_info;
 use crate::input::{LinkKey, PersistKey};
@@ -62,6 +63,10 @@ impl Core {
                 return;
             }
         };
+        if self.is_down(&register.agent.hostname, &register.endpoint) {
+            self.refuse_agent(link, DOWN.to_owned(), true);
+            return;
+        }
         let Some(id) = register
             .agent
             .id
@@ -80,18 +85,19 @@ impl Core {
             return;
         }
         if self.gone_agents.contains_key(&id) {
-            self.refuse_agent(link, "Agent has been marked gone".to_owned(), true);
+            self.refuse_agent(link, GONE.to_owned(), true);
             return;
         }
-        if self.marking.contains(&id) {
-            // It is being given up at this moment. When it tries again, it is admitted as one that returns.
+        if self.marking.contains_key(&id) {
+            // It is being given up at this moment. When it tries again, it is known what it comes back from.
             self.refuse_agent(
                 link,
-                "The agent is being marked unreachable; try again".to_owned(),
+                "The agent is being marked unreachable or gone; try again".to_owned(),
                 false,
             );
             return;
         }
+        self.keep_agent(&id);
         if let Some(older) = self.registering_by_id.remove(&id) {
             self.registering.remove(&older);
             self.close_link(older);
@@ -113,7 +119,7 @@ impl Core {
         self.write_registration(link, id, register, total, false);
     }
 
-    fn refuse_agent(&mut self, link: LinkKey, message: String, is_final: bool) {
+    pub(crate) fn refuse_agent(&mut self, link: LinkKey, message: String, is_final: bool) {
         let refused = link::Refused {
             message,
             r#final: Some(is_final),
@@ -183,6 +189,13 @@ impl Core {
         }
         if let Some(registering) = self.registering.remove(&link) {
             self.registering_by_id.remove(&registering.id);
+            let register = &registering.register;
+            if self.is_down(&register.agent.hostname, &register.endpoint) {
+                self.refuse_agent(link, DOWN.to_owned(), true);
+                let key = agent_key(id);
+                self.persist(vec![RegistryOperation::Delete { key }], Pending::Nothing);
+                return;
+            }
             let agent = self.admit(
                 link,
                 registering.id,
@@ -230,11 +243,14 @@ impl Core {
         } = register;
         let info = with_id(&info, &id);
         let attributes = wire::attributes(&info.attributes);
+        if origin == Origin::New {
+            self.remove_predecessor(&info.hostname, &endpoint);
+        }
         let agent = self.agents.insert(AgentRecord {
             id: id.clone(),
             info: Arc::new(info),
             link: Some(link),
-            active: true,
+            active: !self.deactivated_agents.contains_key(&id),
             connected: true,
             version: version.into(),
             capabilities: Arc::new(capabilities),
@@ -294,9 +310,24 @@ impl Core {
             agent_id: wire::agent_id(&self.agents[agent].id),
             ping_timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
             master_id: self.config.master_id.clone(),
+            drain: self.drain_config(&self.agents[agent].id),
         };
         self.send_to_agent(agent, to_agent::Body::Registered(registered));
         self.start_pings(agent);
+        self.invert_offers_of(agent);
+    }
+
+    /// A new agent where one is that broke off: that one's work directory was emptied, and it will not come back.
+    fn remove_predecessor(&mut self, hostname: &str, endpoint: &str) {
+        let predecessor = self.agents.iter().find(|(_, record)| {
+            !record.connected
+                && record.info.hostname == hostname
+                && *record.endpoint == *endpoint
+                && !self.marking.contains_key(&record.id)
+        });
+        if let Some((agent, _)) = predecessor {
+            self.remove_agent(agent, "A new agent registered at the same address");
+        }
     }
 
     /// An agent of the table dials again: its link broke, or its process was started anew.
@@ -333,10 +364,11 @@ impl Core {
         self.agent_state(agent).attributes = wire::attributes(&info.attributes);
         self.agent_state(agent).boot_id = boot_id;
         let now_ns = self.now.wall_ns;
+        let active = !self.deactivated_agents.contains_key(&id);
         let record = &mut self.agents[agent];
         record.info = Arc::new(info);
         record.link = Some(link);
-        record.active = true;
+        record.active = active;
         record.connected = true;
         record.version = version.into();
         record.capabilities = Arc::new(capabilities);
@@ -393,6 +425,8 @@ impl Core {
             attributes,
             &used,
         );
+        let active = self.agents[agent].active;
+        self.allocator.set_agent_active(agent.into(), active);
     }
 
     /// Frameworks that only agents remember: their schedulers have as long to come back as after a restart.
@@ -658,27 +692,14 @@ impl Core {
     /// The tasks of an agent that was unreachable and came back without them.
     fn give_up_unreported(&mut self, id: &AgentId) {
         for (framework, task) in self.away_tasks.get(id).cloned().unwrap_or_default() {
-            let Some(mut away) = self.take_unreachable(framework, &task) else {
-                continue;
-            };
-            if !away.state().is_terminal() {
-                let told = told_state(TaskState::TaskGone, self.capabilities(framework));
-                let (id, agent) = (away.task_id.clone(), Some(away.agent_id.clone()));
-                let message = "The agent came back without the task";
-                let status = self.master_status(id, agent, told, Reason::Reconciliation, message);
-                let record = Arc::make_mut(&mut away);
-                record.state = told.into();
-                record.statuses.push(status.clone());
-                self.metrics.task_entered(told);
-                // TASK_LOST has been said already to who cannot be told anything finer.
-                if told != TaskState::TaskLost {
-                    self.send_update(framework, status);
-                }
-            }
-            self.frameworks[framework].completed_tasks.push(away);
+            let message = "The agent came back without the task";
+            let (state, reason) = (TaskState::TaskGone, Reason::Reconciliation);
+            self.end_away_task(framework, &task, state, reason, message);
         }
     }
 }
+
+pub(crate) const DOWN: &str = "The agent's machine is DOWN for maintenance";
 
 fn with_id(info: &v1::AgentInfo, id: &AgentId) -> v1::AgentInfo {
     v1::AgentInfo {

@@ -32,6 +32,7 @@ impl Core {
 
         self.stop_failover_timer(framework);
         self.discard_offers_of_framework(framework);
+        self.forget_inverse_offers_of_framework(framework);
         // Also where it has no task any more: its executors wait there for the next one.
         for agent in self
             .agents

@@ -193,6 +193,7 @@ impl Core {
             master_info: Some(v1::MasterInfo::clone(&self.master_info)),
         };
         self.send(framework, messages::subscribed(subscribed));
+        self.invert_offers_to(framework);
         if closed {
             self.on_stream_closed(key);
         }

@@ -62,6 +62,7 @@ impl Core {
         }
         self.agents[agent].tasks += 1;
         self.frameworks[framework].tasks += 1;
+        self.invert_offers_of(agent);
         let key = self.tasks.insert(task);
         self.agent_state(agent).tasks.insert(key);
         self.framework_state(framework).tasks.insert(id, key);

@@ -22,6 +22,10 @@ pub struct View {
     pub recovered_agents: Arc<BTreeMap<AgentId, Arc<v1::AgentInfo>>>,
     pub unreachable_agents: Arc<BTreeMap<AgentId, AwayAgent>>,
     pub gone_agents: Arc<BTreeMap<AgentId, AwayAgent>>,
+    /// Agents, here or away, that an operator deactivated.
+    pub deactivated_agents: Arc<BTreeMap<AgentId, Deactivation>>,
+    pub maintenance_schedule: Arc<v1::maintenance::Schedule>,
+    pub maintenance_status: v1::maintenance::ClusterStatus,
     pub frameworks: Table<FrameworkKey, FrameworkRecord>,
     pub completed_frameworks: History<FrameworkRecord>,
     /// Every task that is not in a framework's `completed_tasks` or `unreachable_tasks`: ended ones stay here until
@@ -63,6 +67,27 @@ pub struct AgentRecord {
 pub struct AwayAgent {
     pub info: Arc<v1::AgentInfo>,
     pub since_ns: i64,
+}
+
+/// An agent whose resources are not offered until an operator says so.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Deactivation {
+    /// Set if its tasks are to end as well, or have.
+    pub drain: Option<Drain>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Drain {
+    pub info: v1::DrainInfo,
+    pub started_ns: i64,
+}
+
+impl Deactivation {
+    /// How it is drained, unless that is over.
+    pub(crate) fn draining(&self) -> Option<&v1::DrainConfig> {
+        let info = &self.drain.as_ref()?.info;
+        (info.state() == v1::DrainState::Draining).then_some(&info.config)
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -16,6 +16,8 @@ impl View {
             Action::ViewTask,
             Action::ViewExecutor,
             Action::ViewRole,
+            Action::GetMaintenanceSchedule,
+            Action::GetMaintenanceStatus,
         ];
         if actions.into_iter().all(|action| acls.is_open(action)) {
             return Arc::clone(self);
@@ -46,6 +48,12 @@ impl View {
             .filter_map(|record| eyes.framework(record));
         view.roles
             .retain(|role, _| eyes.sees(Action::ViewRole, role.as_str()));
+        if !acls.permit(principal, Action::GetMaintenanceSchedule, None) {
+            view.maintenance_schedule = Arc::default();
+        }
+        if !acls.permit(principal, Action::GetMaintenanceStatus, None) {
+            view.maintenance_status = v1::maintenance::ClusterStatus::default();
+        }
         view.frameworks = frameworks;
         Arc::new(view)
     }

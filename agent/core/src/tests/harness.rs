@@ -177,10 +177,18 @@ impl Agent {
     }
 
     pub(super) fn answer_registration(&mut self) -> Vec<Effect> {
+        self.answer_registration_with(None)
+    }
+
+    pub(super) fn answer_registration_with(
+        &mut self,
+        drain: Option<v1::DrainConfig>,
+    ) -> Vec<Effect> {
         self.hear(to_agent::Body::Registered(link::Registered {
             agent_id: v1::AgentId { value: "S0".into() },
             ping_timeout_ms: u64::try_from(PING_TIMEOUT.as_millis()).unwrap(),
             master_id: "M0".into(),
+            drain,
         }))
     }
 

@@ -151,9 +151,12 @@ fn an_agent_told_to_go_goes_even_if_an_executor_will_not_end() {
     let effects = agent.pass(Duration::from_secs(5));
     assert_eq!(
         effects,
-        [Effect::Exit {
-            message: "gone".into()
-        }]
+        [
+            Effect::ForgetAgentId,
+            Effect::Exit {
+                message: "gone".into()
+            }
+        ]
     );
 }
 

@@ -137,6 +137,7 @@ impl World {
                 Effect::Exit { message } => panic!("nobody asked it to exit: {message}"),
                 Effect::CleanedUp => panic!("nobody asked it to clean up"),
                 Effect::SaveAgent { .. }
+                | Effect::ForgetAgentId
                 | Effect::DiscardSandbox { .. }
                 | Effect::Save { .. }
                 | Effect::ResizeExecutor { .. }

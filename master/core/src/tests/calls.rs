@@ -681,10 +681,9 @@ fn operators_set_weights_and_tear_frameworks_down() {
         r#type: Some(call_type.into()),
         ..master::Call::default()
     };
-    let answer = cluster.operator(plain(master::call::Type::DrainAgent));
     assert_eq!(
-        refusal(&answer),
-        (501, "The call DRAIN_AGENT is not supported yet")
+        refusal(&cluster.operator(plain(master::call::Type::DrainAgent))),
+        (400, "Expecting 'drain_agent' to be present")
     );
     assert_eq!(
         refusal(&cluster.operator(plain(master::call::Type::Teardown))).0,

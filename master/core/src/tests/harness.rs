@@ -27,6 +27,9 @@ pub(super) struct Cluster {
     pub(super) messages: BTreeMap<LinkKey, Vec<to_agent::Body>>,
     pub(super) closed_streams: Vec<StreamKey>,
     pub(super) closed_links: Vec<LinkKey>,
+    /// Why the master ended itself, if it did.
+    pub(super) exited: Option<String>,
+    agents: u16,
     next: u64,
     starts: u64,
 }
@@ -73,6 +76,8 @@ impl Cluster {
             messages: BTreeMap::new(),
             closed_streams: Vec::new(),
             closed_links: Vec::new(),
+            exited: None,
+            agents: 0,
             next: 1,
             starts: 0,
         };
@@ -112,6 +117,7 @@ impl Cluster {
                         self.messages.entry(link).or_default().extend(message.body);
                     }
                     Effect::CloseLink { link } => self.closed_links.push(link),
+                    Effect::Exit { message } => self.exited = Some(message),
                     Effect::Persist { key, operations } if self.slow_disk => {
                         self.writes.push_back((key, operations))
                     }
@@ -262,13 +268,19 @@ impl Cluster {
             .expect("the disk is quick, so the answer is there")
     }
 
-    pub(super) fn operator(&mut self, call: master::Call) -> Answer {
+    /// A call whose answer may take its time.
+    pub(super) fn operator_asks(&mut self, call: master::Call) -> RequestKey {
         let request = RequestKey(self.number());
         self.apply(Input::OperatorCall {
             request,
             principal: None,
             call: Box::new(call),
         });
+        request
+    }
+
+    pub(super) fn operator(&mut self, call: master::Call) -> Answer {
+        let request = self.operator_asks(call);
         self.answers
             .get(&request)
             .cloned()
@@ -312,8 +324,13 @@ impl Cluster {
         self.register(register(resources))
     }
 
-    pub(super) fn register(&mut self, register: link::Register) -> Agent {
+    pub(super) fn register(&mut self, mut register: link::Register) -> Agent {
         let link = LinkKey(self.number());
+        if register.agent.id.is_none() && register.endpoint == ENDPOINT {
+            // A new agent at the address of another takes its place.
+            register.endpoint = format!("10.1.2.3:{}", 5051 + self.agents);
+            self.agents += 1;
+        }
         self.from(link, to_master::Body::Register(register));
         let messages = self
             .messages
@@ -337,6 +354,12 @@ impl Cluster {
 
     pub(super) fn cut(&mut self, agent: &Agent) {
         self.apply(Input::LinkClosed { link: agent.link });
+    }
+
+    /// All tasks, as their agents would report them.
+    pub(super) fn reported(&self) -> Vec<v1::Task> {
+        let view = self.view();
+        view.tasks.values().map(|task| task.wire.clone()).collect()
     }
 
     /// Leaves the agent's pings unanswered for so long that it is given up, and answers all others.
@@ -488,6 +511,8 @@ pub(super) fn wire_resources(text: &str) -> Vec<v1::Resource> {
     )
 }
 
+const ENDPOINT: &str = "10.1.2.3:5051";
+
 pub(super) fn register(resources: &str) -> link::Register {
     link::Register {
         agent: v1::AgentInfo {
@@ -496,7 +521,10 @@ pub(super) fn register(resources: &str) -> link::Register {
             ..v1::AgentInfo::default()
         },
         version: "0.1.0".to_owned(),
-        endpoint: "10.1.2.3:5051".to_owned(),
+        capabilities: vec![v1::agent_info::Capability {
+            r#type: Some(v1::agent_info::capability::Type::AgentDraining.into()),
+        }],
+        endpoint: ENDPOINT.to_owned(),
         boot_id: "boot".to_owned(),
         ..link::Register::default()
     }
@@ -582,6 +610,105 @@ pub(super) fn kill(task: &str, agent: Option<&str>) -> Call {
         r#type: Some(call::Type::Kill.into()),
         kill: Some(kill),
         ..Call::default()
+    }
+}
+
+pub(super) fn drain(
+    agent: &Agent,
+    max_grace_period: Option<(i64, i32)>,
+    mark_gone: bool,
+) -> master::Call {
+    let drain = master::call::DrainAgent {
+        agent_id: agent.id.as_str().into(),
+        max_grace_period: max_grace_period.map(|(seconds, nanos)| {
+            let mut duration = master::call::DrainAgent::default()
+                .max_grace_period
+                .unwrap_or_default();
+            (duration.seconds, duration.nanos) = (seconds, nanos);
+            duration
+        }),
+        mark_gone: Some(mark_gone),
+    };
+    master::Call {
+        r#type: Some(master::call::Type::DrainAgent.into()),
+        drain_agent: Some(drain),
+        ..master::Call::default()
+    }
+}
+
+pub(super) fn deactivate(agent: &Agent) -> master::Call {
+    let agent_id = agent.id.as_str().into();
+    master::Call {
+        r#type: Some(master::call::Type::DeactivateAgent.into()),
+        deactivate_agent: Some(master::call::DeactivateAgent { agent_id }),
+        ..master::Call::default()
+    }
+}
+
+pub(super) fn reactivate(agent: &Agent) -> master::Call {
+    let agent_id = agent.id.as_str().into();
+    master::Call {
+        r#type: Some(master::call::Type::ReactivateAgent.into()),
+        reactivate_agent: Some(master::call::ReactivateAgent { agent_id }),
+        ..master::Call::default()
+    }
+}
+
+pub(super) fn mark_gone(id: &str) -> master::Call {
+    let agent_id = id.into();
+    master::Call {
+        r#type: Some(master::call::Type::MarkAgentGone.into()),
+        mark_agent_gone: Some(master::call::MarkAgentGone { agent_id }),
+        ..master::Call::default()
+    }
+}
+
+pub(super) fn machine(hostname: &str, ip: &str) -> v1::MachineId {
+    let named = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    v1::MachineId {
+        hostname: named(hostname),
+        ip: named(ip),
+    }
+}
+
+/// One window from that second on.
+pub(super) fn schedule(start: i64, machines: &[v1::MachineId]) -> master::Call {
+    let window = v1::maintenance::Window {
+        machine_ids: machines.to_vec(),
+        unavailability: v1::Unavailability {
+            start: v1::TimeInfo {
+                nanoseconds: start * 1_000_000_000,
+            },
+            duration: None,
+        },
+    };
+    schedule_of(vec![window])
+}
+
+pub(super) fn schedule_of(windows: Vec<v1::maintenance::Window>) -> master::Call {
+    let schedule = v1::maintenance::Schedule { windows };
+    master::Call {
+        r#type: Some(master::call::Type::UpdateMaintenanceSchedule.into()),
+        update_maintenance_schedule: Some(master::call::UpdateMaintenanceSchedule { schedule }),
+        ..master::Call::default()
+    }
+}
+
+pub(super) fn start_maintenance(machines: &[v1::MachineId]) -> master::Call {
+    let machines = machines.to_vec();
+    master::Call {
+        r#type: Some(master::call::Type::StartMaintenance.into()),
+        start_maintenance: Some(master::call::StartMaintenance { machines }),
+        ..master::Call::default()
+    }
+}
+
+pub(super) fn stop_maintenance(machines: &[v1::MachineId]) -> master::Call {
+    let machines = machines.to_vec();
+    master::Call {
+        r#type: Some(master::call::Type::StopMaintenance.into()),
+        stop_maintenance: Some(master::call::StopMaintenance { machines }),
+        ..master::Call::default()
     }
 }
 

@@ -3,8 +3,11 @@
 mod access;
 mod agents;
 mod calls;
+mod departure;
 mod harness;
 mod launch;
+mod maintenance;
+mod management;
 mod property;
 mod restart;
 mod updates;
