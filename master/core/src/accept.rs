@@ -73,6 +73,13 @@ impl Core {
                 return;
             }
         };
+        let metrics = &mut self.frameworks[framework].metrics;
+        metrics.offers_accepted += offers.len() as u64;
+        for operation in &operations {
+            metrics
+                .operations
+                .count(operation_type(operation).as_str_name());
+        }
         let mut accepted: Option<Accepted> = None;
         for key in offers {
             let Some(offer) = self.take_offer(key) else {
@@ -181,7 +188,7 @@ impl Core {
                         let (id, agent) = (task.task_id, Some(task.agent_id));
                         let reason = Reason::InvalidOffers;
                         let status = self.master_status(id, agent, state, reason, message.clone());
-                        self.metrics.task_entered(state);
+                        self.count_task_entered(framework, state);
                         self.send_update(framework, status);
                     }
                 }
@@ -260,7 +267,7 @@ impl Core {
         message: String,
     ) {
         let status = self.master_status(task, Some(agent), TaskState::TaskError, reason, message);
-        self.metrics.task_entered(TaskState::TaskError);
+        self.count_task_entered(framework, TaskState::TaskError);
         self.send_update(framework, status);
     }
 

@@ -168,6 +168,8 @@ impl Core {
         call_type: call::Type,
         call: Call,
     ) -> Result<(), CallRefused> {
+        let metrics = &mut self.frameworks[framework].metrics;
+        metrics.calls.count(call_type.as_str_name());
         match call_type {
             call::Type::Teardown => {
                 self.metrics.count("master/messages_unregister_framework");

@@ -84,6 +84,8 @@ pub struct Core {
     pub(crate) offer_states: BTreeMap<OfferKey, OfferState>,
 
     pub(crate) weights: BTreeMap<Role, f64>,
+    /// Somebody wants to hear of what happens.
+    pub(crate) operators_listen: bool,
     pub(crate) metrics: Metrics,
 }
 
@@ -218,6 +220,7 @@ impl Core {
                 principal,
                 call,
             } => self.on_operator_call(request, principal.as_deref(), *call),
+            Input::OperatorsListen(listen) => self.operators_listen = listen,
             Input::FromAgent { link, message } => self.on_agent_message(link, message),
             Input::LinkClosed { link } => self.on_link_closed(link),
             Input::Persisted { key } => self.on_persisted(key),
@@ -379,10 +382,10 @@ impl Core {
             .get(&framework)
             .and_then(|state| state.stream.as_ref())
         {
-            self.effects.push(Effect::Send {
-                stream: stream.key,
-                event,
-            });
+            let stream = stream.key;
+            let metrics = &mut self.frameworks[framework].metrics;
+            metrics.events.count(event.r#type().as_str_name());
+            self.effects.push(Effect::Send { stream, event });
         }
     }
 

@@ -11,6 +11,7 @@ use tepui_model::{AgentId, TaskId, Tick};
 use crate::agents::{agent_key, agent_record};
 use crate::core::{Core, Pending, Timer};
 use crate::effect::{Answer, Effect, RegistryOperation};
+use crate::happenings::Happening;
 use crate::input::RequestKey;
 use crate::keys::{AgentKey, FrameworkKey, TaskKey};
 use crate::management::deactivated_key;
@@ -277,6 +278,7 @@ impl Core {
         self.metrics
             .count("master/slave_removals/reason_unregistered");
         self.tell_of_loss(&id);
+        self.tell_operators(|_| Happening::AgentRemoved(id));
     }
 
     /// Every framework hears of every agent that is lost.
@@ -343,7 +345,9 @@ impl Core {
         status.unreachable_time = Some(wire::time(since_ns));
         self.keep_status(key, &status);
         // Not the end of the task, even where its scheduler is told TASK_LOST: it may come back.
-        self.advance_task(key, TaskState::TaskUnreachable);
+        if self.advance_task(key, TaskState::TaskUnreachable) {
+            self.tell_task_updated(key, &status);
+        }
         self.remove_task(key, Leaving::Unreachable);
         self.send_update(framework, status);
     }
@@ -367,7 +371,8 @@ impl Core {
             let record = Arc::make_mut(&mut away);
             record.state = told.into();
             record.statuses.push(status.clone());
-            self.metrics.task_entered(told);
+            self.count_task_entered(framework, told);
+            self.tell_away_task_updated(framework, &away, &status);
             // TASK_LOST has been said already to who cannot be told anything finer.
             if told != TaskState::TaskLost {
                 self.send_update(framework, status);

@@ -4,9 +4,10 @@ use bytes::Bytes;
 use tepui_api::link;
 use tepui_api::v1::scheduler;
 
+use crate::happenings::Happening;
 use crate::input::{LinkKey, PersistKey, RequestKey, StreamKey};
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 #[allow(
     clippy::large_enum_variant,
     reason = "the large ones are the frequent ones, and an effect is moved once"
@@ -33,6 +34,8 @@ pub enum Effect {
     CloseLink {
         link: LinkKey,
     },
+    /// For every operator that listens. There is none unless [`crate::Input::OperatorsListen`] said so.
+    TellOperators(Happening),
     /// All of it or nothing. The core goes on with what depends on it at [`crate::Input::Persisted`].
     Persist {
         key: PersistKey,

@@ -50,6 +50,8 @@ pub enum Input {
         principal: Option<String>,
         call: Box<master::Call>,
     },
+    /// Whether an operator listens to what happens. The first one is to take a [`crate::View`] right after this.
+    OperatorsListen(bool),
     /// The first message of a link is `Register`. `FileChunk` never comes here.
     FromAgent {
         link: LinkKey,

@@ -48,6 +48,7 @@ impl Core {
     /// Turns everything the allocator hands out now into offers, all of one framework's in one event.
     pub(crate) fn make_offers(&mut self) {
         let mut made: BTreeMap<FrameworkKey, Vec<v1::Offer>> = BTreeMap::new();
+        self.metrics.count("allocator/mesos/allocation_runs");
         for allocation in self.allocator.allocate(self.now.tick) {
             let allocator::Allocation {
                 framework,
@@ -76,9 +77,9 @@ impl Core {
         let id = OfferId::from(format!("{}-O{number}", self.config.master_id));
         let wire = self.offer_to_wire(&id, framework, agent, &role, &resources);
         self.agents[agent].offered.add(&resources);
-        self.frameworks[framework]
-            .offered
-            .add(&additive(&resources));
+        let record = &mut self.frameworks[framework];
+        record.offered.add(&additive(&resources));
+        record.metrics.offers_sent += 1;
         let key = self.offers.insert(OfferRecord {
             wire: Arc::new(wire.clone()),
             id,
@@ -190,6 +191,7 @@ impl Core {
             return;
         };
         self.discard_offer(key, None);
+        self.frameworks[offer.framework].metrics.offers_rescinded += 1;
         self.send(offer.framework, messages::rescind(&offer.id));
     }
 
@@ -232,6 +234,7 @@ impl Core {
                 && self.offers[key].framework == framework
             {
                 self.discard_offer(key, refuse_until);
+                self.frameworks[framework].metrics.offers_declined += 1;
             }
         }
     }

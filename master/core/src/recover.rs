@@ -94,6 +94,7 @@ impl Core {
             offer_by_number: BTreeMap::new(),
             offer_states: BTreeMap::new(),
             weights: BTreeMap::new(),
+            operators_listen: false,
             metrics: Metrics::default(),
             config,
         };

@@ -13,6 +13,7 @@ use crate::core::{AgentState, Core, Pending};
 use crate::departure::GONE;
 use crate::effect::{Effect, RegistryOperation};
 use crate::framework_info;
+use crate::happenings::Happening;
 use crate::input::{LinkKey, PersistKey};
 use crate::keys::{AgentKey, FrameworkKey, TaskKey};
 use crate::messages::told_state;
@@ -279,6 +280,8 @@ impl Core {
             },
         );
         self.welcome(agent);
+        let added = self.agents.get(agent).cloned().expect("inserted above");
+        self.tell_operators(|_| Happening::AgentAdded(added));
         self.adopt_frameworks(&frameworks);
         self.remember_given_up(&id, &tasks);
         let mut shut_down = BTreeSet::new();
@@ -447,6 +450,7 @@ impl Core {
             };
             let framework = self.add_framework(id, info.clone(), checked, None, self.now.wall_ns);
             self.frameworks[framework].recovered = true;
+            self.tell_framework_added(framework);
             let timeout = failover_timeout(info).max(self.config.recovered_framework_grace);
             self.start_failover_timer(framework, timeout);
         }
@@ -622,7 +626,10 @@ impl Core {
             {
                 Some(key) => {
                     there.insert(key);
-                    self.advance_task(key, told_state(task.state(), self.capabilities(framework)));
+                    let reported = told_state(task.state(), self.capabilities(framework));
+                    if self.advance_task(key, reported) {
+                        self.tell_task_reported(key);
+                    }
                 }
                 // This master launched all there is on the agent, so it has given this one up: it was lost when the
                 // link broke, and a task ends once.

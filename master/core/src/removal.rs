@@ -7,6 +7,7 @@ use tepui_api::v1::{TaskState, task_status::Reason};
 
 use crate::core::{Core, Pending};
 use crate::effect::{Answer, Effect, RegistryOperation};
+use crate::happenings::Happening;
 use crate::input::RequestKey;
 use crate::keys::FrameworkKey;
 use crate::subscribe::framework_key;
@@ -90,6 +91,8 @@ impl Core {
         record.connected = false;
         record.unregistered_ns = Some(self.now.wall_ns);
         record.unreachable_tasks = Arc::new(kept);
+        let info = record.info.clone();
+        self.tell_operators(|_| Happening::FrameworkRemoved(info));
         self.completed_ids.insert(id);
         if let Some(forgotten) = self.completed_frameworks.push(Arc::new(record)) {
             self.completed_ids.remove(&forgotten.id);

@@ -17,6 +17,7 @@ use crate::framework_info::{self, Checked};
 use crate::history::History;
 use crate::input::{PersistKey, RequestKey, StreamKey};
 use crate::keys::{AgentKey, FrameworkKey};
+use crate::metrics::FrameworkMetrics;
 use crate::offers::allocator_capabilities;
 use crate::view::FrameworkRecord;
 use crate::{messages, wire};
@@ -166,7 +167,8 @@ impl Core {
             self.refuse_on_stream(request, stream.key, "Framework has been removed");
             return;
         }
-        let framework = match self.framework_by_id.get(&id).copied() {
+        let known = self.framework_by_id.get(&id).copied();
+        let framework = match known {
             Some(framework) => {
                 self.fail_over(framework);
                 self.replace_info(framework, info, checked, constraints);
@@ -186,6 +188,12 @@ impl Core {
             .insert(stream.key, StreamState::Subscribed(framework));
         let key = stream.key;
         self.framework_state(framework).stream = Some(stream);
+        let metrics = &mut self.frameworks[framework].metrics;
+        metrics.calls.count(call::Type::Subscribe.as_str_name());
+        match known {
+            Some(_) => self.tell_framework_updated(framework),
+            None => self.tell_framework_added(framework),
+        }
         self.answer(request, Answer::Subscribed);
         let subscribed = event::Subscribed {
             framework_id: wire::framework_id(&id),
@@ -268,6 +276,7 @@ impl Core {
             offered: Resources::new(),
             tasks: 0,
             completed_tasks: History::new(self.config.max_completed_tasks_per_framework),
+            metrics: FrameworkMetrics::default(),
             unreachable_tasks: Arc::default(),
         });
         self.framework_by_id.insert(id, framework);
@@ -426,6 +435,7 @@ impl Core {
         if !revived.is_empty() {
             self.allocator.revive(framework.into(), &revived);
         }
+        self.tell_framework_updated(framework);
         self.answer(request, Answer::Done);
     }
 

@@ -53,7 +53,7 @@ impl Core {
     pub(crate) fn insert_task(&mut self, mut task: TaskRecord) -> TaskKey {
         let (framework, agent, id) = (task.framework, task.agent, task.id.clone());
         task.charged = !task.state().is_terminal();
-        self.metrics.task_entered(task.state());
+        self.count_task_entered(framework, task.state());
         if task.charged {
             self.agents[agent].used.add(&task.resources);
             self.frameworks[framework]
@@ -66,22 +66,26 @@ impl Core {
         let key = self.tasks.insert(task);
         self.agent_state(agent).tasks.insert(key);
         self.framework_state(framework).tasks.insert(id, key);
+        self.tell_task_added(key);
         key
     }
 
-    /// Moves the task on. A terminal state is final and frees what the task held; steps back are ignored.
-    pub(crate) fn advance_task(&mut self, key: TaskKey, state: TaskState) {
+    /// Moves the task on, if the state is news. A terminal state is final and frees what the task held; steps back are
+    /// ignored.
+    pub(crate) fn advance_task(&mut self, key: TaskKey, state: TaskState) -> bool {
         let task = &mut self.tasks[key];
         let current = task.state();
         if current.is_terminal() || current == state || rank(state) < rank(current) {
-            return;
+            return false;
         }
         task.wire.state = state.into();
-        self.metrics.task_left(current);
-        self.metrics.task_entered(state);
+        let framework = task.framework;
+        self.count_task_left(framework, current);
+        self.count_task_entered(framework, state);
         if state.is_terminal() {
             self.release_task(key);
         }
+        true
     }
 
     fn release_task(&mut self, key: TaskKey) {
@@ -128,7 +132,7 @@ impl Core {
         };
         match leaving {
             Leaving::Completed => {
-                self.metrics.task_left(task.state());
+                self.count_task_left(task.framework, task.state());
                 self.frameworks[task.framework]
                     .completed_tasks
                     .push(Arc::new(wire));
@@ -148,7 +152,7 @@ impl Core {
         wire: v1::Task,
     ) {
         if self.config.max_unreachable_tasks_per_framework == 0 {
-            self.metrics.task_left(wire.state());
+            self.count_task_left(framework, wire.state());
             return;
         }
         self.away_tasks
@@ -193,7 +197,7 @@ impl Core {
                 self.away_tasks.remove(task.agent_id.value.as_str());
             }
         }
-        self.metrics.task_left(task.state());
+        self.count_task_left(framework, task.state());
         Some(task)
     }
 

@@ -55,8 +55,10 @@ impl Core {
         task.wire.status_update_uuid.clone_from(&status.uuid);
         task.forwarded_uuid.clone_from(&status.uuid);
         let latest = messages::told_state(latest, self.capabilities(framework));
-        self.advance_task(key, state);
-        self.advance_task(key, latest);
+        let moved = self.advance_task(key, state) | self.advance_task(key, latest);
+        if moved || is_check_result(&status) {
+            self.tell_task_updated(key, &status);
+        }
         let needs_acknowledgement = status.uuid.is_some();
         self.send_update(framework, status);
         if state.is_terminal() && !needs_acknowledgement {
@@ -251,8 +253,20 @@ impl Core {
         );
         let status = self.master_status(id, agent, state, reason, message);
         self.keep_status(key, &status);
-        self.advance_task(key, state);
+        if self.advance_task(key, state) {
+            self.tell_task_updated(key, &status);
+        }
         self.remove_task(key, Leaving::Completed);
         self.send_update(framework, status);
     }
+}
+
+/// Whether the status was sent because of what a check found.
+fn is_check_result(status: &v1::TaskStatus) -> bool {
+    use v1::task_status::Reason;
+    status.reason.is_some()
+        && matches!(
+            status.reason(),
+            Reason::TaskCheckStatusUpdated | Reason::TaskHealthCheckStatusUpdated
+        )
 }

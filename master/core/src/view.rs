@@ -10,6 +10,7 @@ use tepui_model::{AgentId, ExecutorId, FrameworkId, OfferId, Resources, Role, Ta
 use crate::history::History;
 use crate::input::LinkKey;
 use crate::keys::{AgentKey, ExecutorKey, FrameworkKey, OfferKey, TaskKey};
+use crate::metrics::FrameworkMetrics;
 use crate::slab::Table;
 
 /// A snapshot. Cheap to take, cheap to clone, never changes.
@@ -111,6 +112,7 @@ pub struct FrameworkRecord {
     /// Tasks in [`View::tasks`] of this framework.
     pub tasks: usize,
     pub completed_tasks: History<v1::Task>,
+    pub metrics: FrameworkMetrics,
     /// Tasks on agents that became unreachable; they may come back.
     pub unreachable_tasks: Arc<BTreeMap<TaskId, Arc<v1::Task>>>,
 }

@@ -10,8 +10,8 @@ use tepui_api::v1::{self, TaskState, master};
 use tepui_model::{Now, Resources, Role, Tick, parse_resources};
 
 use crate::{
-    Answer, Config, Core, Effect, Input, LinkKey, PersistKey, RegistryOperation, RequestKey,
-    StreamKey, View,
+    Answer, Config, Core, Effect, Happening, Input, LinkKey, PersistKey, RegistryOperation,
+    RequestKey, StreamKey, View,
 };
 
 pub(super) struct Cluster {
@@ -25,6 +25,7 @@ pub(super) struct Cluster {
     pub(super) answers: BTreeMap<RequestKey, Answer>,
     pub(super) events: BTreeMap<StreamKey, Vec<Event>>,
     pub(super) messages: BTreeMap<LinkKey, Vec<to_agent::Body>>,
+    pub(super) happenings: Vec<Happening>,
     pub(super) closed_streams: Vec<StreamKey>,
     pub(super) closed_links: Vec<LinkKey>,
     /// Why the master ended itself, if it did.
@@ -74,6 +75,7 @@ impl Cluster {
             answers: BTreeMap::new(),
             events: BTreeMap::new(),
             messages: BTreeMap::new(),
+            happenings: Vec::new(),
             closed_streams: Vec::new(),
             closed_links: Vec::new(),
             exited: None,
@@ -108,6 +110,7 @@ impl Cluster {
                         );
                         self.events.entry(stream).or_default().push(event);
                     }
+                    Effect::TellOperators(happening) => self.happenings.push(happening),
                     Effect::CloseStream { stream } => self.closed_streams.push(stream),
                     Effect::ToAgent { link, message } => {
                         assert!(

@@ -11,6 +11,7 @@ use tepui_api::v1::task_status::Reason;
 use tepui_api::v1::{self, TaskState};
 
 use super::harness::*;
+use super::mirror::Mirror;
 use crate::Input;
 use crate::tasks::rank;
 
@@ -68,13 +69,17 @@ struct World {
     /// How far each task has got in the master's table.
     ranks: BTreeMap<(String, String), u8>,
     launched: u64,
+    /// What an operator knows who listens all the time.
+    mirror: Mirror,
     /// How often schedulers were told each reason.
     reasons: BTreeMap<Reason, usize>,
 }
 
 impl World {
     fn new(seed: u64) -> Self {
-        let cluster = Cluster::with(|config| config.max_unreachable_tasks_per_framework = 1000);
+        let mut cluster = Cluster::with(|config| config.max_unreachable_tasks_per_framework = 1000);
+        cluster.apply(Input::OperatorsListen(true));
+        let mirror = Mirror::of(&cluster.view());
         Self {
             random: Random(seed),
             cluster,
@@ -83,6 +88,7 @@ impl World {
             ended: BTreeMap::new(),
             ranks: BTreeMap::new(),
             launched: 0,
+            mirror,
             reasons: BTreeMap::new(),
         }
     }
@@ -367,6 +373,9 @@ impl World {
 
     fn restart(&mut self) {
         self.cluster.restart();
+        self.cluster.apply(Input::OperatorsListen(true));
+        self.cluster.happenings.clear();
+        self.mirror = Mirror::of(&self.cluster.view());
         self.cluster.messages.clear();
         self.cluster.events.clear();
         for machine in &mut self.machines {
@@ -569,6 +578,10 @@ impl World {
         }
         // One that left the table may come back in an earlier state: its agent was unreachable in between.
         self.ranks.retain(|key, _| there.contains(key));
+        for happening in std::mem::take(&mut self.cluster.happenings) {
+            self.mirror.hear(happening);
+        }
+        self.mirror.compare(&view);
     }
 }
 

@@ -1,0 +1,99 @@
+//! What the event streams of operators are told, in the order in which it happens.
+
+use std::sync::Arc;
+
+use tepui_api::v1::master::event;
+use tepui_api::v1::{self, task_status::Reason};
+use tepui_model::AgentId;
+
+use crate::core::Core;
+use crate::effect::Effect;
+use crate::keys::{FrameworkKey, TaskKey};
+use crate::view::{AgentRecord, FrameworkRecord, OfferRecord};
+
+/// One change of the cluster. Records are as they were at that moment.
+#[derive(Debug, Clone)]
+pub enum Happening {
+    TaskAdded(Box<v1::Task>),
+    TaskUpdated(Box<event::TaskUpdated>),
+    AgentAdded(Arc<AgentRecord>),
+    AgentRemoved(AgentId),
+    FrameworkAdded(Arc<FrameworkRecord>),
+    FrameworkUpdated {
+        framework: Arc<FrameworkRecord>,
+        offers: Vec<Arc<OfferRecord>>,
+    },
+    FrameworkRemoved(Arc<v1::FrameworkInfo>),
+}
+
+impl Core {
+    /// Tells operators, if there is one who listens.
+    pub(crate) fn tell_operators(&mut self, happening: impl FnOnce(&Self) -> Happening) {
+        if self.operators_listen {
+            let happening = happening(self);
+            self.effects.push(Effect::TellOperators(happening));
+        }
+    }
+
+    pub(crate) fn tell_task_added(&mut self, task: TaskKey) {
+        self.tell_operators(|core| Happening::TaskAdded(Box::new(core.tasks[task].wire.clone())));
+    }
+
+    pub(crate) fn tell_task_updated(&mut self, task: TaskKey, status: &v1::TaskStatus) {
+        self.tell_operators(|core| updated(&core.tasks[task].wire, status.clone()));
+    }
+
+    /// Of a task that has no record in the table any more, or not yet.
+    pub(crate) fn tell_away_task_updated(&mut self, task: &v1::Task, status: &v1::TaskStatus) {
+        self.tell_operators(|_| updated(task, status.clone()));
+    }
+
+    /// The state came without a status: an agent that registered again reported it.
+    pub(crate) fn tell_task_reported(&mut self, task: TaskKey) {
+        self.tell_operators(|core| {
+            let task = &core.tasks[task].wire;
+            let status = core.master_status(
+                task.task_id.clone(),
+                Some(task.agent_id.clone()),
+                task.state(),
+                Reason::Reconciliation,
+                "Reported by the agent when it registered again",
+            );
+            updated(task, status)
+        });
+    }
+
+    pub(crate) fn tell_framework_added(&mut self, framework: FrameworkKey) {
+        self.tell_operators(|core| Happening::FrameworkAdded(core.framework_record(framework)));
+    }
+
+    fn framework_record(&self, framework: FrameworkKey) -> Arc<FrameworkRecord> {
+        let record = self.frameworks.get(framework).cloned();
+        record.expect("who tells of a framework has it in the table")
+    }
+
+    pub(crate) fn tell_framework_updated(&mut self, framework: FrameworkKey) {
+        self.tell_operators(|core| {
+            let offers = core.framework_states[&framework].offers.iter();
+            Happening::FrameworkUpdated {
+                framework: core.framework_record(framework),
+                offers: offers
+                    .map(|offer| {
+                        core.offers
+                            .get(*offer)
+                            .cloned()
+                            .expect("listed offers are in the table")
+                    })
+                    .collect(),
+            }
+        });
+    }
+}
+
+fn updated(task: &v1::Task, status: v1::TaskStatus) -> Happening {
+    Happening::TaskUpdated(Box::new(event::TaskUpdated {
+        framework_id: task.framework_id.clone(),
+        status,
+        state: task.state,
+    }))
+}
