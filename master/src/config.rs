@@ -52,6 +52,8 @@ pub struct Config {
     pub max_artifact_bytes: Option<u64>,
     /// Events that may wait for one slow scheduler before its stream is closed.
     pub stream_queue: usize,
+    /// Operators that may listen to events at a time; the oldest gives way to one more.
+    pub max_operator_event_stream_subscribers: usize,
     /// Messages that may wait for one slow agent before its link is closed.
     pub link_queue: usize,
     /// Cancel it to stop the master.
@@ -71,6 +73,7 @@ impl Default for Config {
             max_call_bytes: 16 << 20,
             max_artifact_bytes: None,
             stream_queue: 64 << 10,
+            max_operator_event_stream_subscribers: 1000,
             link_queue: 64 << 10,
             shutdown: CancellationToken::new(),
         }
@@ -78,6 +81,10 @@ impl Default for Config {
 }
 
 impl Config {
+    pub(crate) fn registry_dir(&self) -> PathBuf {
+        self.data_dir.join("registry")
+    }
+
     /// The settings under Mesos's flag names, for tools that show them.
     pub(crate) fn flags(&self) -> Vec<(&'static str, String)> {
         let core = &self.core;
@@ -123,6 +130,10 @@ impl Config {
             (
                 "max_completed_tasks_per_framework",
                 core.max_completed_tasks_per_framework.to_string(),
+            ),
+            (
+                "max_operator_event_stream_subscribers",
+                self.max_operator_event_stream_subscribers.to_string(),
             ),
             (
                 "max_unreachable_tasks_per_framework",

@@ -25,13 +25,13 @@ use tepui_api::Json;
 use tepui_api::media::{self, MediaType};
 use tepui_api::required::Described;
 use tepui_api::v1::{master, scheduler};
-use tepui_master_core::View;
-use tokio::sync::oneshot;
+use tepui_master_core::{StreamKey, View};
+use tokio::sync::{mpsc, oneshot};
 
-use crate::owner::{Message as OwnerMessage, Reply};
+use crate::owner::{Message as OwnerMessage, OperatorSubscription, Reply};
 use crate::shared::{Refusal, Shared, method_not_allowed};
-use crate::stream::EventBody;
-use crate::{access, artifacts, legacy, link, logs, metrics, operator};
+use crate::stream::{EventBody, Streamed};
+use crate::{access, artifacts, legacy, link, logs, metrics, operator, operator_events};
 
 const STREAM_ID: HeaderName = HeaderName::from_static("mesos-stream-id");
 /// Shorter answers are not worth compressing.
@@ -58,6 +58,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     routes.read("/frameworks", legacy_read(legacy::frameworks));
     routes.read("/roles", legacy_read(legacy::roles));
     routes.read("/metrics/snapshot", legacy_read(metrics::snapshot));
+    routes.read("/metrics/help", any(metrics_help));
     routes
         .0
         .fallback(not_found)
@@ -233,21 +234,9 @@ async fn scheduler_call(State(shared): State<Arc<Shared>>, request: Request) -> 
             stream_id,
             events,
         }) => {
-            let interval = shared.config.core.heartbeat_interval;
-            let body = EventBody::new(
-                events,
-                media,
-                interval,
-                stream,
-                shared.closed_streams.clone(),
-            );
-            let mut response = Response::new(Body::from_stream(body));
-            let fields = response.headers_mut();
-            fields.insert(
-                header::CONTENT_TYPE,
-                HeaderValue::from_static(media.as_str()),
-            );
-            fields.insert(
+            let body = event_body(&shared, events, media, stream);
+            let mut response = streaming(media, body);
+            response.headers_mut().insert(
                 STREAM_ID,
                 HeaderValue::try_from(stream_id).expect("a uuid is a header value"),
             );
@@ -255,6 +244,60 @@ async fn scheduler_call(State(shared): State<Arc<Shared>>, request: Request) -> 
         }
         Ok(reply) => reply_without_body(reply),
         Err(_) => Refusal::stopping().into_response(),
+    }
+}
+
+fn event_body<E: Streamed>(
+    shared: &Shared,
+    events: mpsc::Receiver<E>,
+    media: MediaType,
+    stream: StreamKey,
+) -> EventBody<E> {
+    let interval = shared.config.core.heartbeat_interval;
+    EventBody::new(
+        events,
+        media,
+        interval,
+        stream,
+        shared.closed_streams.clone(),
+    )
+}
+
+fn streaming<E: Streamed>(media: MediaType, body: EventBody<E>) -> Response {
+    let mut response = Response::new(Body::from_stream(body));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(media.as_str()),
+    );
+    response
+}
+
+/// Everything that happens in the cluster, from a snapshot on.
+async fn operator_stream(shared: &Shared, media: MediaType) -> Response {
+    let (reply, subscription) = oneshot::channel();
+    let message = OwnerMessage::OperatorSubscribe(reply);
+    if shared.inbox.send(message).await.is_err() {
+        return Refusal::stopping().into_response();
+    }
+    let Ok(OperatorSubscription {
+        stream,
+        view,
+        events,
+    }) = subscription.await
+    else {
+        return Refusal::stopping().into_response();
+    };
+    // From here on the stream counts; that it ended is told when its body is dropped, sent or not.
+    let body = event_body(shared, events, media, stream);
+    let interval = shared.config.core.heartbeat_interval.as_secs_f64();
+    let rendered = tokio::task::spawn_blocking(move || {
+        operator_events::subscribed(media, operator::state(&view), interval)
+    });
+    match rendered.await {
+        Ok(first) => streaming(media, body.beginning_with(first)),
+        Err(error) => {
+            Refusal::internal(format!("The state cannot be rendered: {error}")).into_response()
+        }
     }
 }
 
@@ -297,6 +340,7 @@ async fn operator_call(State(shared): State<Arc<Shared>>, request: Request) -> R
                 .await
                 .map_or_else(|_| Refusal::stopping().into_response(), reply_without_body)
         }
+        operator::Kind::Subscribe => operator_stream(&shared, media).await,
         operator::Kind::Read(read) => {
             let content_type = media.as_str();
             rendered(shared, &headers, content_type, move |shared, view| {
@@ -423,6 +467,10 @@ fn padded(parameters: &Parameters, value: &impl Serialize) -> Response {
 
 async fn version(Query(parameters): Query<Parameters>) -> Response {
     padded(&parameters, &legacy::Version)
+}
+
+async fn metrics_help(Query(parameters): Query<Parameters>) -> Response {
+    padded(&parameters, &metrics::help())
 }
 
 async fn flags(

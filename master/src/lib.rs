@@ -15,6 +15,7 @@ mod link;
 mod logs;
 mod metrics;
 mod operator;
+mod operator_events;
 mod owner;
 mod server;
 mod shared;

@@ -15,6 +15,8 @@ pub(crate) enum Kind {
     /// The core decides on it.
     Change,
     Read(Read),
+    /// A stream of events.
+    Subscribe,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +63,7 @@ pub(crate) fn classify(call: &Call) -> Result<Kind, Refusal> {
         Type::GetMaster => Kind::Read(Read::Master),
         Type::GetMaintenanceSchedule => Kind::Read(Read::MaintenanceSchedule),
         Type::GetMaintenanceStatus => Kind::Read(Read::MaintenanceStatus),
+        Type::Subscribe => Kind::Subscribe,
         Type::UpdateWeights
         | Type::ReserveResources
         | Type::UnreserveResources
@@ -85,7 +88,6 @@ pub(crate) fn classify(call: &Call) -> Result<Kind, Refusal> {
         | Type::ListFiles
         | Type::ReadFile
         | Type::GetOperations
-        | Type::Subscribe
         | Type::GetQuota => {
             let message = format!(
                 "This master does not implement the call {}",
@@ -127,7 +129,7 @@ pub(crate) fn answer(read: Read, shared: &Shared, view: &View) -> Response {
             Type::GetVersion
         }
         Read::Metrics => {
-            let metrics = metrics::collect(&shared.identity, view).into_iter();
+            let metrics = metrics::collect(shared, view).into_iter();
             let metrics = metrics
                 .map(|(name, value)| v1::Metric {
                     name,
@@ -138,12 +140,7 @@ pub(crate) fn answer(read: Read, shared: &Shared, view: &View) -> Response {
             Type::GetMetrics
         }
         Read::State => {
-            response.get_state = Some(response::GetState {
-                get_tasks: Some(tasks(view)),
-                get_executors: Some(executors(view)),
-                get_frameworks: Some(frameworks(view)),
-                get_agents: Some(agents(view)),
-            });
+            response.get_state = Some(state(view));
             Type::GetState
         }
         Read::Agents => {
@@ -204,6 +201,15 @@ pub(crate) fn answer(read: Read, shared: &Shared, view: &View) -> Response {
     response
 }
 
+pub(crate) fn state(view: &View) -> response::GetState {
+    response::GetState {
+        get_tasks: Some(tasks(view)),
+        get_executors: Some(executors(view)),
+        get_frameworks: Some(frameworks(view)),
+        get_agents: Some(agents(view)),
+    }
+}
+
 fn wire(resources: &Resources) -> Vec<v1::Resource> {
     resources_to_wire(resources, ResourceFormat::Endpoint, None)
 }
@@ -216,27 +222,34 @@ pub(crate) fn agent_pid(agent: &AgentRecord) -> String {
     format!("slave(1)@{}", agent.endpoint)
 }
 
+pub(crate) fn agent(
+    agent: &AgentRecord,
+    deactivation: Option<&Deactivation>,
+) -> response::get_agents::Agent {
+    let drain = deactivation.and_then(|deactivation| deactivation.drain.as_ref());
+    response::get_agents::Agent {
+        agent_info: v1::AgentInfo::clone(&agent.info),
+        active: agent.active,
+        version: agent.version.to_string(),
+        pid: Some(agent_pid(agent)),
+        registered_time: Some(time(agent.registered_ns)),
+        reregistered_time: agent.reregistered_ns.map(time),
+        total_resources: wire(&agent.total),
+        allocated_resources: wire(&agent.used),
+        offered_resources: wire(&agent.offered),
+        capabilities: agent.capabilities.to_vec(),
+        deactivated: Some(deactivation.is_some()),
+        drain_info: drain.map(|drain| drain.info),
+        estimated_drain_start_time: drain.map(|drain| time(drain.started_ns)),
+        ..Default::default()
+    }
+}
+
 fn agents(view: &View) -> response::GetAgents {
-    let agents = view.agents.values().map(|agent| {
-        let deactivation = view.deactivated_agents.get(&agent.id);
-        let drain = deactivation.and_then(|deactivation| deactivation.drain.as_ref());
-        response::get_agents::Agent {
-            agent_info: v1::AgentInfo::clone(&agent.info),
-            active: agent.active,
-            version: agent.version.to_string(),
-            pid: Some(agent_pid(agent)),
-            registered_time: Some(time(agent.registered_ns)),
-            reregistered_time: agent.reregistered_ns.map(time),
-            total_resources: wire(&agent.total),
-            allocated_resources: wire(&agent.used),
-            offered_resources: wire(&agent.offered),
-            capabilities: agent.capabilities.to_vec(),
-            deactivated: Some(deactivation.is_some()),
-            drain_info: drain.map(|drain| drain.info),
-            estimated_drain_start_time: drain.map(|drain| time(drain.started_ns)),
-            ..Default::default()
-        }
-    });
+    let agents = view
+        .agents
+        .values()
+        .map(|record| agent(record, view.deactivated_agents.get(&record.id)));
     let recovered_agents = view
         .recovered_agents
         .values()
@@ -248,15 +261,11 @@ fn agents(view: &View) -> response::GetAgents {
     }
 }
 
-fn frameworks(view: &View) -> response::GetFrameworks {
-    let mut offers: BTreeMap<FrameworkKey, Vec<v1::Offer>> = BTreeMap::new();
-    for offer in view.offers.values() {
-        offers
-            .entry(offer.framework)
-            .or_default()
-            .push(v1::Offer::clone(&offer.wire));
-    }
-    let render = |record: &FrameworkRecord, offers| response::get_frameworks::Framework {
+pub(crate) fn framework(
+    record: &FrameworkRecord,
+    offers: Vec<v1::Offer>,
+) -> response::get_frameworks::Framework {
+    response::get_frameworks::Framework {
         framework_info: v1::FrameworkInfo::clone(&record.info),
         active: record.active,
         connected: record.connected,
@@ -269,16 +278,26 @@ fn frameworks(view: &View) -> response::GetFrameworks {
         offered_resources: wire(&record.offered),
         offer_constraints: record.offer_constraints.as_deref().cloned(),
         ..Default::default()
-    };
+    }
+}
+
+fn frameworks(view: &View) -> response::GetFrameworks {
+    let mut offers: BTreeMap<FrameworkKey, Vec<v1::Offer>> = BTreeMap::new();
+    for offer in view.offers.values() {
+        offers
+            .entry(offer.framework)
+            .or_default()
+            .push(v1::Offer::clone(&offer.wire));
+    }
     let live = view.frameworks.iter();
     response::GetFrameworks {
         frameworks: live
-            .map(|(key, record)| render(record, offers.remove(&key).unwrap_or_default()))
+            .map(|(key, record)| framework(record, offers.remove(&key).unwrap_or_default()))
             .collect(),
         completed_frameworks: view
             .completed_frameworks
             .iter()
-            .map(|record| render(record, Vec::new()))
+            .map(|record| framework(record, Vec::new()))
             .collect(),
         ..Default::default()
     }

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use tepui_api::link;
 use tepui_api::v1::{master, scheduler};
 use tepui_master_core::{
-    Answer, Core, Effect, Input, LinkKey, PersistKey, RequestKey, StreamKey, View,
+    Answer, Core, Effect, Happening, Input, LinkKey, PersistKey, RequestKey, StreamKey, View,
 };
 use tepui_model::{Now, Tick};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::shared::wall_ns;
+use crate::operator_events::OperatorEvent;
+use crate::shared::{Gauges, wall_ns};
 use crate::store::{StoreError, Writer};
 
 /// What is taken from the inbox before effects are performed: enough to share a view and a commit, little enough that
@@ -35,6 +36,8 @@ pub(crate) enum Message {
         call: Box<master::Call>,
         reply: oneshot::Sender<Reply>,
     },
+    /// Wants the state as it is and everything that happens from then on.
+    OperatorSubscribe(oneshot::Sender<OperatorSubscription>),
     LinkOpened {
         link: LinkKey,
         sender: mpsc::Sender<link::ToAgent>,
@@ -52,6 +55,13 @@ pub(crate) enum Message {
     PersistFailed(Arc<StoreError>),
     /// Wants the state as it is after everything before this message.
     View(oneshot::Sender<Arc<View>>),
+}
+
+pub(crate) struct OperatorSubscription {
+    pub(crate) stream: StreamKey,
+    /// As it was before the first event.
+    pub(crate) view: Arc<View>,
+    pub(crate) events: mpsc::Receiver<Arc<OperatorEvent>>,
 }
 
 pub(crate) enum Reply {
@@ -77,6 +87,15 @@ pub enum OwnerError {
     Exit(String),
 }
 
+/// What the owner lets its peers have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Events that may wait for one slow reader of a stream; at least one.
+    pub(crate) stream_queue: usize,
+    /// Operators that may listen at a time; at least one.
+    pub(crate) operator_streams: usize,
+}
+
 struct Pending {
     reply: oneshot::Sender<Reply>,
     stream: Option<(StreamKey, String)>,
@@ -85,13 +104,16 @@ struct Pending {
 pub(crate) struct Owner {
     core: Core,
     began: Instant,
-    stream_queue: usize,
+    limits: Limits,
+    gauges: Arc<Gauges>,
     writer: Writer,
     /// Where the writer says that it is done. Weak, so that the inbox ends when its other senders are gone.
     inbox: mpsc::WeakSender<Message>,
     next_key: u64,
     requests: HashMap<RequestKey, Pending>,
     streams: HashMap<StreamKey, mpsc::Sender<scheduler::Event>>,
+    /// The oldest first.
+    operators: BTreeMap<StreamKey, mpsc::Sender<Arc<OperatorEvent>>>,
     links: BTreeMap<LinkKey, mpsc::Sender<link::ToAgent>>,
     /// What performing an effect brought to light; the core hears of it next.
     followups: VecDeque<Input>,
@@ -112,19 +134,22 @@ impl Owner {
     pub(crate) fn new(
         core: Core,
         began: Instant,
-        stream_queue: usize,
+        limits: Limits,
+        gauges: Arc<Gauges>,
         writer: Writer,
         inbox: mpsc::WeakSender<Message>,
     ) -> Self {
         Self {
             core,
             began,
-            stream_queue: stream_queue.max(1),
+            limits,
+            gauges,
             writer,
             inbox,
             next_key: 0,
             requests: HashMap::new(),
             streams: HashMap::new(),
+            operators: BTreeMap::new(),
             links: BTreeMap::new(),
             followups: VecDeque::new(),
             view: None,
@@ -164,10 +189,16 @@ impl Owner {
             }
             let mut effects = Vec::new();
             for stream in closed.drain(..) {
-                self.streams.remove(&stream);
-                self.followups.push_back(Input::StreamClosed { stream });
+                self.on_stream_closed(stream);
             }
             for message in batch.drain(..) {
+                if let Message::OperatorSubscribe(reply) = message {
+                    // What happened before is in the snapshot, so nobody who subscribes now may hear of it.
+                    self.decide(&mut effects);
+                    self.perform_all(std::mem::take(&mut effects));
+                    self.subscribe_operator(reply);
+                    continue;
+                }
                 self.on_message(message);
                 self.decide(&mut effects);
             }
@@ -274,6 +305,7 @@ impl Owner {
             Message::Persisted { key } => self.followups.push_back(Input::Persisted { key }),
             Message::PersistFailed(error) => self.failed = Some(OwnerError::Registry(error)),
             Message::View(viewer) => self.viewers.push(viewer),
+            Message::OperatorSubscribe(_) => unreachable!("dealt with before"),
         }
     }
 
@@ -289,6 +321,7 @@ impl Owner {
                     self.followups.push_back(Input::StreamClosed { stream });
                 }
             }
+            Effect::TellOperators(happening) => self.tell_operators(happening),
             Effect::CloseStream { stream } => {
                 self.streams.remove(&stream);
             }
@@ -337,7 +370,7 @@ impl Owner {
             (Answer::Done, _) => Reply::Done,
             (Answer::Refused { status, message }, _) => Reply::Refused { status, message },
             (Answer::Subscribed, Some((stream, stream_id))) => {
-                let (sender, events) = mpsc::channel(self.stream_queue);
+                let (sender, events) = mpsc::channel(self.limits.stream_queue);
                 self.streams.insert(stream, sender);
                 if reply
                     .send(Reply::Subscribed {
@@ -367,13 +400,82 @@ impl Owner {
         let _ = reply.send(reply_with);
     }
 
+    fn on_stream_closed(&mut self, stream: StreamKey) {
+        if self.operators.contains_key(&stream) {
+            self.drop_operator(stream);
+        } else {
+            self.streams.remove(&stream);
+            self.followups.push_back(Input::StreamClosed { stream });
+        }
+    }
+
+    fn subscribe_operator(&mut self, reply: oneshot::Sender<OperatorSubscription>) {
+        if self.operators.is_empty() {
+            self.apply(Input::OperatorsListen(true));
+        }
+        let stream = StreamKey(self.key());
+        let (sender, events) = mpsc::channel(self.limits.stream_queue);
+        self.operators.insert(stream, sender);
+        let view = self.current_view();
+        let subscription = OperatorSubscription {
+            stream,
+            view,
+            events,
+        };
+        if reply.send(subscription).is_err() {
+            self.drop_operator(stream);
+            return;
+        }
+        while self.operators.len() > self.limits.operator_streams {
+            let Some(oldest) = self.operators.keys().next().copied() else {
+                return;
+            };
+            tracing::warn!(
+                stream = oldest.0,
+                "more operators listen than may; the stream of the oldest is closed"
+            );
+            self.drop_operator(oldest);
+        }
+        self.gauges.operator_streams(self.operators.len());
+    }
+
+    fn drop_operator(&mut self, stream: StreamKey) {
+        self.operators.remove(&stream);
+        self.gauges.operator_streams(self.operators.len());
+        if self.operators.is_empty() {
+            self.followups.push_back(Input::OperatorsListen(false));
+        }
+    }
+
+    fn tell_operators(&mut self, happening: Happening) {
+        let event = OperatorEvent::new(happening);
+        let slow: Vec<StreamKey> = self
+            .operators
+            .iter()
+            .filter(|(_, sender)| sender.try_send(Arc::clone(&event)).is_err())
+            .map(|(stream, _)| *stream)
+            .collect();
+        for stream in slow {
+            tracing::warn!(
+                stream = stream.0,
+                "an operator does not keep up; its stream is closed"
+            );
+            self.drop_operator(stream);
+        }
+    }
+
+    fn current_view(&mut self) -> Arc<View> {
+        let view = self.view.get_or_insert_with(|| Arc::new(self.core.view()));
+        Arc::clone(view)
+    }
+
     fn answer_viewers(&mut self) {
         if self.viewers.is_empty() {
             return;
         }
-        let view = self.view.get_or_insert_with(|| Arc::new(self.core.view()));
+        let view = self.current_view();
         for viewer in self.viewers.drain(..) {
-            let _ = viewer.send(Arc::clone(view));
+            let _ = viewer.send(Arc::clone(&view));
         }
     }
 }
@@ -408,6 +510,7 @@ mod tests {
 
     struct Test {
         inbox: mpsc::Sender<Message>,
+        gauges: Arc<Gauges>,
         task: tokio::task::JoinHandle<Result<(), OwnerError>>,
         _closed: mpsc::UnboundedSender<StreamKey>,
     }
@@ -419,10 +522,23 @@ mod tests {
         let (writer, _) = Writer::start(Box::new(Nowhere { full })).unwrap();
         let (inbox, messages) = mpsc::channel(16);
         let (closed_sender, closed) = mpsc::unbounded_channel();
-        let owner = Owner::new(core, began, 1, writer, inbox.downgrade());
+        let limits = Limits {
+            stream_queue: 1,
+            operator_streams: 2,
+        };
+        let gauges = Arc::new(Gauges::default());
+        let owner = Owner::new(
+            core,
+            began,
+            limits,
+            Arc::clone(&gauges),
+            writer,
+            inbox.downgrade(),
+        );
         let task = tokio::spawn(owner.run(messages, closed, CancellationToken::new()));
         Test {
             inbox,
+            gauges,
             task,
             _closed: closed_sender,
         }
@@ -511,6 +627,36 @@ mod tests {
         let first = slow.recv().await.unwrap();
         assert_eq!(first.r#type(), scheduler::event::Type::Subscribed);
         assert!(slow.recv().await.is_none());
+    }
+
+    async fn listen(test: &Test) -> OperatorSubscription {
+        let (reply, subscription) = oneshot::channel();
+        test.say(Message::OperatorSubscribe(reply)).await;
+        subscription.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_operator_that_does_not_keep_up_loses_its_stream() {
+        let test = start(Config::default(), false);
+        let mut slow = listen(&test).await;
+        assert!(slow.view.frameworks.is_empty());
+        let _first = test.subscribe().await;
+        let _second = test.subscribe().await;
+        // The stream is closed behind what it holds.
+        assert!(slow.events.recv().await.is_some());
+        assert!(slow.events.recv().await.is_none());
+        assert_eq!(test.gauges.operator_stream_subscribers(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_oldest_operator_gives_way_when_there_are_too_many() {
+        let test = start(Config::default(), false);
+        let mut oldest = listen(&test).await;
+        let second = listen(&test).await;
+        let third = listen(&test).await;
+        assert!(oldest.events.recv().await.is_none());
+        assert_eq!(test.gauges.operator_stream_subscribers(), 2);
+        drop((second, third));
     }
 
     #[tokio::test]

@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::files::Links;
 use crate::http;
 use crate::owner::{self, Owner, OwnerError};
-use crate::shared::{Identity, Shared, wall_ns};
+use crate::shared::{Gauges, Identity, Shared, wall_ns};
 use crate::store::{Registry, SledRegistry, StoreError, Writer};
 
 const INBOX: usize = 8192;
@@ -105,7 +105,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     if !config.ip.is_loopback() && !config.insecure && !config.authentication.is_complete() {
         return Err(StartError::Insecure { address: wanted });
     }
-    let opened = open(config.data_dir.clone()).await?;
+    let opened = open(config.data_dir.clone(), config.registry_dir()).await?;
     let listening = |source| StartError::Listen {
         address: wanted,
         source,
@@ -134,10 +134,15 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let shutdown = config.shutdown.child_token();
     let (inbox, messages) = mpsc::channel(INBOX);
     let (closed_streams, closed) = mpsc::unbounded_channel();
+    let gauges = Arc::new(Gauges::default());
     let owner = Owner::new(
         core,
         began,
-        config.stream_queue,
+        owner::Limits {
+            stream_queue: config.stream_queue.max(1),
+            operator_streams: config.max_operator_event_stream_subscribers.max(1),
+        },
+        Arc::clone(&gauges),
         writer.clone(),
         inbox.downgrade(),
     );
@@ -147,6 +152,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         links: Arc::new(Links::default()),
         artifacts,
         identity,
+        gauges,
+        writer: writer.clone(),
+        registry_loaded_in: opened.took,
         config,
         shutdown: shutdown.clone(),
     });
@@ -171,20 +179,23 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
 struct Opened {
     registry: Box<dyn Registry>,
     records: Vec<(String, bytes::Bytes)>,
+    took: Duration,
 }
 
-async fn open(data_dir: PathBuf) -> Result<Opened, StartError> {
+async fn open(data_dir: PathBuf, registry: PathBuf) -> Result<Opened, StartError> {
     let path = data_dir.clone();
     let work = move || {
         std::fs::create_dir_all(&path).map_err(|source| StartError::DataDirectory {
             path: path.clone(),
             source,
         })?;
-        let mut registry = SledRegistry::open(&path.join("registry"))?;
+        let began = Instant::now();
+        let mut registry = SledRegistry::open(&registry)?;
         let records = registry.load()?;
         Ok(Opened {
             registry: Box::new(registry),
             records,
+            took: began.elapsed(),
         })
     };
     match tokio::task::spawn_blocking(work).await {

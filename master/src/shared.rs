@@ -1,7 +1,8 @@
 //! What every request can reach: the core's inbox, the links, the artifacts and who this master is.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -14,6 +15,7 @@ use crate::artifacts::Artifacts;
 use crate::config::Config;
 use crate::files::Links;
 use crate::owner::Message;
+use crate::store::Writer;
 
 pub(crate) struct Shared {
     pub(crate) inbox: mpsc::Sender<Message>,
@@ -22,8 +24,28 @@ pub(crate) struct Shared {
     pub(crate) links: Arc<Links>,
     pub(crate) artifacts: Artifacts,
     pub(crate) identity: Identity,
+    pub(crate) gauges: Arc<Gauges>,
+    pub(crate) writer: Writer,
+    pub(crate) registry_loaded_in: Duration,
     pub(crate) config: Config,
     pub(crate) shutdown: CancellationToken,
+}
+
+/// Figures of the shell that change by themselves.
+#[derive(Debug, Default)]
+pub(crate) struct Gauges {
+    operator_stream_subscribers: AtomicUsize,
+}
+
+impl Gauges {
+    pub(crate) fn operator_streams(&self, open: usize) {
+        self.operator_stream_subscribers
+            .store(open, Ordering::Relaxed);
+    }
+
+    pub(crate) fn operator_stream_subscribers(&self) -> usize {
+        self.operator_stream_subscribers.load(Ordering::Relaxed)
+    }
 }
 
 pub(crate) struct Identity {

@@ -5,7 +5,9 @@ mod sled;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tepui_master_core::RegistryOperation;
@@ -70,15 +72,25 @@ enum Job {
 #[derive(Clone)]
 pub struct Writer {
     jobs: mpsc::UnboundedSender<Job>,
+    figures: Arc<Figures>,
+}
+
+/// How the writer is doing.
+#[derive(Debug, Default)]
+struct Figures {
+    queued: AtomicU64,
+    last_commit_us: AtomicU64,
 }
 
 impl Writer {
     pub fn start(registry: Box<dyn Registry>) -> io::Result<(Self, thread::JoinHandle<()>)> {
         let (jobs, queue) = mpsc::unbounded_channel();
+        let figures = Arc::new(Figures::default());
+        let kept = Arc::clone(&figures);
         let thread = thread::Builder::new()
             .name("registry".to_owned())
-            .spawn(move || write_all(registry, queue))?;
-        Ok((Self { jobs }, thread))
+            .spawn(move || write_all(registry, queue, &kept))?;
+        Ok((Self { jobs, figures }, thread))
     }
 
     /// Never waits. `done` runs on the writer's thread once the operations are on disk, or cannot get there.
@@ -87,6 +99,12 @@ impl Writer {
         operations: Vec<RegistryOperation>,
         done: impl FnOnce(Result<(), Arc<StoreError>>) + Send + 'static,
     ) {
+        let figures = Arc::clone(&self.figures);
+        figures.queued.fetch_add(1, Ordering::Relaxed);
+        let done = move |result| {
+            figures.queued.fetch_sub(1, Ordering::Relaxed);
+            done(result);
+        };
         let job = Job::Write {
             operations,
             done: Box::new(done),
@@ -94,6 +112,16 @@ impl Writer {
         if let Err(mpsc::error::SendError(Job::Write { done, .. })) = self.jobs.send(job) {
             done(Err(Arc::new(StoreError::Closed)));
         }
+    }
+
+    /// Writes that wait, those on their way to disk included.
+    pub fn queued(&self) -> u64 {
+        self.figures.queued.load(Ordering::Relaxed)
+    }
+
+    /// How long the last commit took.
+    pub fn last_commit(&self) -> Duration {
+        Duration::from_micros(self.figures.last_commit_us.load(Ordering::Relaxed))
     }
 
     pub async fn commit(&self, operations: Vec<RegistryOperation>) -> Result<(), Arc<StoreError>> {
@@ -114,7 +142,11 @@ impl Writer {
     }
 }
 
-fn write_all(mut registry: Box<dyn Registry>, mut queue: mpsc::UnboundedReceiver<Job>) {
+fn write_all(
+    mut registry: Box<dyn Registry>,
+    mut queue: mpsc::UnboundedReceiver<Job>,
+    figures: &Figures,
+) {
     // What was written after a failed write would stand on ground that is not there.
     let mut failed: Option<Arc<StoreError>> = None;
     let mut jobs = Vec::with_capacity(MAX_WRITES_PER_COMMIT);
@@ -135,12 +167,14 @@ fn write_all(mut registry: Box<dyn Registry>, mut queue: mpsc::UnboundedReceiver
                 Job::Stop => stopping = true,
             }
         }
-        if failed.is_none()
-            && !operations.is_empty()
-            && let Err(error) = registry.commit(operations)
-        {
-            tracing::error!(%error, "a write to the registry failed");
-            failed = Some(Arc::new(error));
+        if failed.is_none() && !operations.is_empty() {
+            let began = Instant::now();
+            if let Err(error) = registry.commit(operations) {
+                tracing::error!(%error, "a write to the registry failed");
+                failed = Some(Arc::new(error));
+            }
+            let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+            figures.last_commit_us.store(took, Ordering::Relaxed);
         }
         for done in waiting {
             done(failed.clone().map_or(Ok(()), Err));

@@ -1,4 +1,4 @@
-//! The body of a scheduler's event stream: one record per chunk, heartbeats in between.
+//! The body of an event stream: one record per chunk, heartbeats in between.
 
 use std::io;
 use std::pin::Pin;
@@ -14,19 +14,50 @@ use tepui_master_core::StreamKey;
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 
-pub(crate) struct EventBody {
-    events: mpsc::Receiver<Event>,
+/// What an event stream is made of.
+pub(crate) trait Streamed: Send + Unpin + 'static {
+    /// As one record.
+    fn record(&self, media: MediaType) -> Bytes;
+
+    fn heartbeat(media: MediaType) -> Bytes;
+
+    /// Whether a heartbeat comes straight after it.
+    fn wants_heartbeat(&self) -> bool;
+}
+
+impl Streamed for Event {
+    fn record(&self, media: MediaType) -> Bytes {
+        recordio::encode(&media::encode(media, self))
+    }
+
+    fn heartbeat(media: MediaType) -> Bytes {
+        let heartbeat = Self {
+            r#type: Some(event::Type::Heartbeat.into()),
+            ..Self::default()
+        };
+        heartbeat.record(media)
+    }
+
+    /// Clients take the first heartbeat as the sign that they are subscribed.
+    fn wants_heartbeat(&self) -> bool {
+        self.r#type() == event::Type::Subscribed
+    }
+}
+
+pub(crate) struct EventBody<E> {
+    /// A record that comes before all events.
+    first: Option<Bytes>,
+    events: mpsc::Receiver<E>,
     media: MediaType,
     heartbeats: Interval,
-    /// Clients take the first heartbeat as the sign that they are subscribed; it follows SUBSCRIBED at once.
     heartbeat_due: bool,
     stream: StreamKey,
     closed: mpsc::UnboundedSender<StreamKey>,
 }
 
-impl EventBody {
+impl<E: Streamed> EventBody<E> {
     pub(crate) fn new(
-        events: mpsc::Receiver<Event>,
+        events: mpsc::Receiver<E>,
         media: MediaType,
         interval: Duration,
         stream: StreamKey,
@@ -37,6 +68,7 @@ impl EventBody {
             tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
         heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
+            first: None,
             events,
             media,
             heartbeats,
@@ -46,39 +78,36 @@ impl EventBody {
         }
     }
 
-    fn record(&self, event: &Event) -> Bytes {
-        recordio::encode(&media::encode(self.media, event))
-    }
-
-    fn heartbeat(&self) -> Bytes {
-        self.record(&Event {
-            r#type: Some(event::Type::Heartbeat.into()),
-            ..Event::default()
-        })
+    pub(crate) fn beginning_with(mut self, record: Bytes) -> Self {
+        self.first = Some(record);
+        self
     }
 }
 
-impl Stream for EventBody {
+impl<E: Streamed> Stream for EventBody<E> {
     type Item = io::Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(first)));
+        }
         if std::mem::take(&mut self.heartbeat_due) {
             self.heartbeats.reset();
-            return Poll::Ready(Some(Ok(self.heartbeat())));
+            return Poll::Ready(Some(Ok(E::heartbeat(self.media))));
         }
         // Before the events, or a busy stream would have none.
         if self.heartbeats.poll_tick(context).is_ready() {
-            return Poll::Ready(Some(Ok(self.heartbeat())));
+            return Poll::Ready(Some(Ok(E::heartbeat(self.media))));
         }
         let Some(event) = ready!(self.events.poll_recv(context)) else {
             return Poll::Ready(None);
         };
-        self.heartbeat_due = event.r#type() == event::Type::Subscribed;
-        Poll::Ready(Some(Ok(self.record(&event))))
+        self.heartbeat_due = event.wants_heartbeat();
+        Poll::Ready(Some(Ok(event.record(self.media))))
     }
 }
 
-impl Drop for EventBody {
+impl<E> Drop for EventBody<E> {
     fn drop(&mut self) {
         // However the body ended, the core must know; after the end of the master nobody listens.
         let _ = self.closed.send(self.stream);

@@ -54,7 +54,7 @@ pub use crate::happenings::Happening;
 pub use crate::history::History;
 pub use crate::input::{Input, LinkKey, PersistKey, RequestKey, StreamKey};
 pub use crate::keys::{AgentKey, ExecutorKey, FrameworkKey, Key, OfferKey, TaskKey};
-pub use crate::metrics::{FrameworkMetrics, METRICS, Metric, TASK_STATES};
+pub use crate::metrics::{FrameworkMetrics, METRICS, Metric, TASK_STATES, Tally};
 pub use crate::recover::RecoverError;
 pub use crate::slab::Table;
 pub use crate::view::{

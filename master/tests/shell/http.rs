@@ -294,7 +294,6 @@ async fn a_call_that_is_not_there_is_refused_by_its_name() {
         "GET_QUOTA",
         "GET_MAINTENANCE_STATUS",
         "LIST_FILES",
-        "SUBSCRIBE",
         "RESERVE_RESOURCES",
     ] {
         let body = match call {

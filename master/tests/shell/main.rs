@@ -7,6 +7,7 @@
 
 mod agents;
 mod artifacts;
+mod events;
 mod http;
 mod registry;
 mod scheduler;
