@@ -275,7 +275,11 @@ fn streaming<E: Streamed>(media: MediaType, body: EventBody<E>) -> Response {
 /// Everything that happens in the cluster, from a snapshot on.
 async fn operator_stream(shared: &Shared, media: MediaType) -> Response {
     let (reply, subscription) = oneshot::channel();
-    let message = OwnerMessage::OperatorSubscribe(reply);
+    let principal = access::caller();
+    let message = OwnerMessage::OperatorSubscribe {
+        principal: principal.clone(),
+        reply,
+    };
     if shared.inbox.send(message).await.is_err() {
         return Refusal::stopping().into_response();
     }
@@ -287,6 +291,7 @@ async fn operator_stream(shared: &Shared, media: MediaType) -> Response {
     else {
         return Refusal::stopping().into_response();
     };
+    let view = view.visible_to(&shared.config.core.acls, principal.as_deref());
     // From here on the stream counts; that it ended is told when its body is dropped, sent or not.
     let body = event_body(shared, events, media, stream);
     let interval = shared.config.core.heartbeat_interval.as_secs_f64();

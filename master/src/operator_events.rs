@@ -22,7 +22,7 @@ pub(crate) struct OperatorEvent {
 }
 
 impl OperatorEvent {
-    pub(crate) fn new(happening: Happening) -> Arc<Self> {
+    pub(crate) fn new(happening: &Happening) -> Arc<Self> {
         Arc::new(Self {
             event: to_wire(happening),
             json: OnceLock::new(),
@@ -72,20 +72,22 @@ fn of_type(kind: event::Type) -> Event {
     }
 }
 
-fn to_wire(happening: Happening) -> Event {
+fn to_wire(happening: &Happening) -> Event {
     use event::Type;
     match happening {
-        Happening::TaskAdded(task) => Event {
-            task_added: Some(event::TaskAdded { task: *task }),
+        Happening::TaskAdded { task, .. } => Event {
+            task_added: Some(event::TaskAdded {
+                task: v1::Task::clone(task),
+            }),
             ..of_type(Type::TaskAdded)
         },
-        Happening::TaskUpdated(update) => Event {
-            task_updated: Some(*update),
+        Happening::TaskUpdated { update, .. } => Event {
+            task_updated: Some(event::TaskUpdated::clone(update)),
             ..of_type(Type::TaskUpdated)
         },
         Happening::AgentAdded(agent) => Event {
             agent_added: Some(event::AgentAdded {
-                agent: operator::agent(&agent),
+                agent: operator::agent(agent),
             }),
             ..of_type(Type::AgentAdded)
         },
@@ -99,7 +101,7 @@ fn to_wire(happening: Happening) -> Event {
         },
         Happening::FrameworkAdded(framework) => Event {
             framework_added: Some(event::FrameworkAdded {
-                framework: operator::framework(&framework, Vec::new()),
+                framework: operator::framework(framework, Vec::new()),
             }),
             ..of_type(Type::FrameworkAdded)
         },
@@ -107,14 +109,14 @@ fn to_wire(happening: Happening) -> Event {
             let offers = offers.iter().map(|offer| v1::Offer::clone(&offer.wire));
             Event {
                 framework_updated: Some(event::FrameworkUpdated {
-                    framework: operator::framework(&framework, offers.collect()),
+                    framework: operator::framework(framework, offers.collect()),
                 }),
                 ..of_type(Type::FrameworkUpdated)
             }
         }
         Happening::FrameworkRemoved(info) => Event {
             framework_removed: Some(event::FrameworkRemoved {
-                framework_info: v1::FrameworkInfo::clone(&info),
+                framework_info: v1::FrameworkInfo::clone(info),
             }),
             ..of_type(Type::FrameworkRemoved)
         },

@@ -37,7 +37,10 @@ pub(crate) enum Message {
         reply: oneshot::Sender<Reply>,
     },
     /// Wants the state as it is and everything that happens from then on.
-    OperatorSubscribe(oneshot::Sender<OperatorSubscription>),
+    OperatorSubscribe {
+        principal: Option<String>,
+        reply: oneshot::Sender<OperatorSubscription>,
+    },
     LinkOpened {
         link: LinkKey,
         sender: mpsc::Sender<link::ToAgent>,
@@ -96,6 +99,12 @@ pub(crate) struct Limits {
     pub(crate) operator_streams: usize,
 }
 
+/// An operator's end of its stream.
+struct Listener {
+    principal: Option<String>,
+    sender: mpsc::Sender<Arc<OperatorEvent>>,
+}
+
 struct Pending {
     reply: oneshot::Sender<Reply>,
     stream: Option<(StreamKey, String)>,
@@ -113,7 +122,7 @@ pub(crate) struct Owner {
     requests: HashMap<RequestKey, Pending>,
     streams: HashMap<StreamKey, mpsc::Sender<scheduler::Event>>,
     /// The oldest first.
-    operators: BTreeMap<StreamKey, mpsc::Sender<Arc<OperatorEvent>>>,
+    operators: BTreeMap<StreamKey, Listener>,
     links: BTreeMap<LinkKey, mpsc::Sender<link::ToAgent>>,
     /// What performing an effect brought to light; the core hears of it next.
     followups: VecDeque<Input>,
@@ -192,11 +201,11 @@ impl Owner {
                 self.on_stream_closed(stream);
             }
             for message in batch.drain(..) {
-                if let Message::OperatorSubscribe(reply) = message {
+                if let Message::OperatorSubscribe { principal, reply } = message {
                     // What happened before is in the snapshot, so nobody who subscribes now may hear of it.
                     self.decide(&mut effects);
                     self.perform_all(std::mem::take(&mut effects));
-                    self.subscribe_operator(reply);
+                    self.subscribe_operator(principal, reply);
                     continue;
                 }
                 self.on_message(message);
@@ -305,7 +314,7 @@ impl Owner {
             Message::Persisted { key } => self.followups.push_back(Input::Persisted { key }),
             Message::PersistFailed(error) => self.failed = Some(OwnerError::Registry(error)),
             Message::View(viewer) => self.viewers.push(viewer),
-            Message::OperatorSubscribe(_) => unreachable!("dealt with before"),
+            Message::OperatorSubscribe { .. } => unreachable!("dealt with before"),
         }
     }
 
@@ -409,13 +418,18 @@ impl Owner {
         }
     }
 
-    fn subscribe_operator(&mut self, reply: oneshot::Sender<OperatorSubscription>) {
+    fn subscribe_operator(
+        &mut self,
+        principal: Option<String>,
+        reply: oneshot::Sender<OperatorSubscription>,
+    ) {
         if self.operators.is_empty() {
             self.apply(Input::OperatorsListen(true));
         }
         let stream = StreamKey(self.key());
         let (sender, events) = mpsc::channel(self.limits.stream_queue);
-        self.operators.insert(stream, sender);
+        self.operators
+            .insert(stream, Listener { principal, sender });
         let view = self.current_view();
         let subscription = OperatorSubscription {
             stream,
@@ -448,12 +462,21 @@ impl Owner {
     }
 
     fn tell_operators(&mut self, happening: Happening) {
-        let event = OperatorEvent::new(happening);
-        let slow: Vec<StreamKey> = self
+        let may_hear = |listener: &Listener| {
+            self.core
+                .may_hear(listener.principal.as_deref(), &happening)
+        };
+        let told: Vec<(StreamKey, &Listener)> = self
             .operators
             .iter()
-            .filter(|(_, sender)| sender.try_send(Arc::clone(&event)).is_err())
-            .map(|(stream, _)| *stream)
+            .filter(|(_, listener)| may_hear(listener))
+            .map(|(stream, listener)| (*stream, listener))
+            .collect();
+        let event = OperatorEvent::new(&happening);
+        let slow: Vec<StreamKey> = told
+            .into_iter()
+            .filter(|(_, listener)| listener.sender.try_send(Arc::clone(&event)).is_err())
+            .map(|(stream, _)| stream)
             .collect();
         for stream in slow {
             tracing::warn!(
@@ -631,7 +654,11 @@ mod tests {
 
     async fn listen(test: &Test) -> OperatorSubscription {
         let (reply, subscription) = oneshot::channel();
-        test.say(Message::OperatorSubscribe(reply)).await;
+        test.say(Message::OperatorSubscribe {
+            principal: None,
+            reply,
+        })
+        .await;
         subscription.await.unwrap()
     }
 

@@ -14,8 +14,16 @@ use crate::view::{AgentRecord, FrameworkRecord, OfferRecord};
 /// One change of the cluster. Records are as they were at that moment.
 #[derive(Debug, Clone)]
 pub enum Happening {
-    TaskAdded(Box<v1::Task>),
-    TaskUpdated(Box<event::TaskUpdated>),
+    TaskAdded {
+        task: Box<v1::Task>,
+        framework: Arc<v1::FrameworkInfo>,
+    },
+    TaskUpdated {
+        update: Box<event::TaskUpdated>,
+        /// As whom the task runs, if that is not as its framework.
+        user: Option<String>,
+        framework: Arc<v1::FrameworkInfo>,
+    },
     AgentAdded(Arc<AgentRecord>),
     AgentRemoved(AgentId),
     FrameworkAdded(Arc<FrameworkRecord>),
@@ -36,22 +44,37 @@ impl Core {
     }
 
     pub(crate) fn tell_task_added(&mut self, task: TaskKey) {
-        self.tell_operators(|core| Happening::TaskAdded(Box::new(core.tasks[task].wire.clone())));
+        self.tell_operators(|core| {
+            let task = &core.tasks[task];
+            Happening::TaskAdded {
+                task: Box::new(task.wire.clone()),
+                framework: core.frameworks[task.framework].info.clone(),
+            }
+        });
     }
 
     pub(crate) fn tell_task_updated(&mut self, task: TaskKey, status: &v1::TaskStatus) {
-        self.tell_operators(|core| updated(&core.tasks[task].wire, status.clone()));
+        self.tell_operators(|core| {
+            let task = &core.tasks[task];
+            core.updated(task.framework, &task.wire, status.clone())
+        });
     }
 
-    /// Of a task that has no record in the table any more, or not yet.
-    pub(crate) fn tell_away_task_updated(&mut self, task: &v1::Task, status: &v1::TaskStatus) {
-        self.tell_operators(|_| updated(task, status.clone()));
+    /// Of a task that has no record in the table any more.
+    pub(crate) fn tell_away_task_updated(
+        &mut self,
+        framework: FrameworkKey,
+        task: &v1::Task,
+        status: &v1::TaskStatus,
+    ) {
+        self.tell_operators(|core| core.updated(framework, task, status.clone()));
     }
 
     /// The state came without a status: an agent that registered again reported it.
     pub(crate) fn tell_task_reported(&mut self, task: TaskKey) {
         self.tell_operators(|core| {
-            let task = &core.tasks[task].wire;
+            let record = &core.tasks[task];
+            let task = &record.wire;
             let status = core.master_status(
                 task.task_id.clone(),
                 Some(task.agent_id.clone()),
@@ -59,8 +82,25 @@ impl Core {
                 Reason::Reconciliation,
                 "Reported by the agent when it registered again",
             );
-            updated(task, status)
+            core.updated(record.framework, task, status)
         });
+    }
+
+    fn updated(
+        &self,
+        framework: FrameworkKey,
+        task: &v1::Task,
+        status: v1::TaskStatus,
+    ) -> Happening {
+        Happening::TaskUpdated {
+            update: Box::new(event::TaskUpdated {
+                framework_id: task.framework_id.clone(),
+                status,
+                state: task.state,
+            }),
+            user: task.user.clone(),
+            framework: self.frameworks[framework].info.clone(),
+        }
     }
 
     pub(crate) fn tell_framework_added(&mut self, framework: FrameworkKey) {
@@ -88,12 +128,4 @@ impl Core {
             }
         });
     }
-}
-
-fn updated(task: &v1::Task, status: v1::TaskStatus) -> Happening {
-    Happening::TaskUpdated(Box::new(event::TaskUpdated {
-        framework_id: task.framework_id.clone(),
-        status,
-        state: task.state,
-    }))
 }

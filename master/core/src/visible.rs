@@ -5,6 +5,8 @@ use std::sync::Arc;
 use tepui_access::{Acls, Action};
 use tepui_api::v1;
 
+use crate::core::Core;
+use crate::happenings::Happening;
 use crate::view::{FrameworkRecord, View};
 
 impl View {
@@ -59,6 +61,29 @@ impl View {
     }
 }
 
+impl Core {
+    /// Whether an operator who listens may hear of it.
+    pub fn may_hear(&self, principal: Option<&str>, happening: &Happening) -> bool {
+        let eyes = Eyes {
+            acls: &self.config.acls,
+            principal,
+        };
+        let sees = |info: &v1::FrameworkInfo| eyes.sees(Action::ViewFramework, &info.user);
+        match happening {
+            Happening::TaskAdded { task, framework } => {
+                sees(framework) && eyes.sees_task(task.user.as_deref(), framework)
+            }
+            Happening::TaskUpdated {
+                user, framework, ..
+            } => sees(framework) && eyes.sees_task(user.as_deref(), framework),
+            Happening::FrameworkAdded(framework)
+            | Happening::FrameworkUpdated { framework, .. } => sees(&framework.info),
+            Happening::FrameworkRemoved(info) => sees(info),
+            Happening::AgentAdded(_) | Happening::AgentRemoved(_) => true,
+        }
+    }
+}
+
 struct Eyes<'a> {
     acls: &'a Acls,
     principal: Option<&'a str>,
@@ -67,6 +92,10 @@ struct Eyes<'a> {
 impl Eyes<'_> {
     fn sees(&self, action: Action, object: &str) -> bool {
         self.acls.permit(self.principal, action, Some(object))
+    }
+
+    fn sees_task(&self, user: Option<&str>, framework: &v1::FrameworkInfo) -> bool {
+        self.sees(Action::ViewTask, user.unwrap_or(&framework.user))
     }
 
     /// The framework with those of its ended and unreachable tasks that may be seen.

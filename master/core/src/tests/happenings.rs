@@ -18,8 +18,8 @@ fn listening() -> Cluster {
 fn told(cluster: &mut Cluster) -> Vec<String> {
     let happenings = std::mem::take(&mut cluster.happenings);
     let words = happenings.into_iter().map(|happening| match happening {
-        Happening::TaskAdded(task) => format!("+{} {:?}", task.task_id.value, task.state()),
-        Happening::TaskUpdated(update) => {
+        Happening::TaskAdded { task, .. } => format!("+{} {:?}", task.task_id.value, task.state()),
+        Happening::TaskUpdated { update, .. } => {
             let id = &update.status.task_id.value;
             format!("{id} {:?} {:?}", update.status.state(), update.state())
         }

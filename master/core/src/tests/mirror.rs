@@ -52,7 +52,7 @@ impl Mirror {
 
     pub(super) fn hear(&mut self, happening: Happening) {
         match happening {
-            Happening::TaskAdded(task) => {
+            Happening::TaskAdded { task, .. } => {
                 let state = task.state();
                 let before = self
                     .tasks
@@ -61,7 +61,7 @@ impl Mirror {
                     |state: TaskState| state.is_terminal() || state == TaskState::TaskUnreachable;
                 assert!(before.is_none_or(was_over), "added twice: {before:?}");
             }
-            Happening::TaskUpdated(update) => {
+            Happening::TaskUpdated { update, .. } => {
                 let state = update.state();
                 let key = (update.framework_id.value, update.status.task_id.value);
                 let known = self.tasks.insert(key, state);
