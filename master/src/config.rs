@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tepui_access::Credentials;
 use tepui_model::format_duration;
@@ -46,6 +47,12 @@ pub struct Config {
     pub authentication: Authentication,
     /// The identity in it (master_id, hostname, ip, port, version) is filled in at start.
     pub core: CoreConfig,
+    /// How long the head of a request, or a piece of its body, may take to come, and what is sent to be taken.
+    pub request_patience: Duration,
+    /// Connections that may be open at a time.
+    pub max_connections: usize,
+    /// Makes this process log more: 0 is as it was started, higher is more.
+    pub set_verbosity: Option<fn(u32)>,
     /// The longest body of a call.
     pub max_call_bytes: usize,
     /// The largest artifact; unlimited if unset.
@@ -70,6 +77,9 @@ impl Default for Config {
             insecure: false,
             authentication: Authentication::default(),
             core: CoreConfig::default(),
+            request_patience: Duration::from_secs(60),
+            max_connections: 10_000,
+            set_verbosity: None,
             max_call_bytes: 16 << 20,
             max_artifact_bytes: None,
             stream_queue: 64 << 10,

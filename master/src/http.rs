@@ -4,7 +4,6 @@
 //! all below it, as stock clients expect.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 
 use axum::Router;
@@ -14,11 +13,6 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use bytes::Bytes;
-use flate2::Compression;
-use flate2::read::GzDecoder;
-use flate2::write::GzEncoder;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use prost::Message;
 use serde::Serialize;
 use tepui_api::Json;
@@ -28,14 +22,15 @@ use tepui_api::v1::{master, scheduler};
 use tepui_master_core::{StreamKey, View};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::body::{self, Packed};
 use crate::owner::{Message as OwnerMessage, OperatorSubscription, Reply};
 use crate::shared::{Refusal, Shared, method_not_allowed};
 use crate::stream::{EventBody, Streamed};
-use crate::{access, artifacts, legacy, link, logs, metrics, operator, operator_events};
+use crate::{
+    access, artifacts, legacy, legacy_writes, link, log, logs, metrics, operator, operator_events,
+};
 
 const STREAM_ID: HeaderName = HeaderName::from_static("mesos-stream-id");
-/// Shorter answers are not worth compressing.
-const MIN_GZIP_BYTES: usize = 1024;
 
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
     let mut routes = Routes(Router::new());
@@ -59,6 +54,30 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     routes.read("/roles", legacy_read(legacy::roles));
     routes.read("/metrics/snapshot", legacy_read(metrics::snapshot));
     routes.read("/metrics/help", any(metrics_help));
+    routes.read("/files/browse", log_read(log::browse_json));
+    routes.read("/files/read", log_read(log::read_json));
+    routes.read("/files/debug", log_read(log::debug_json));
+    routes.read(
+        "/files/download",
+        any(async |Query(parameters): Query<Parameters>| log::download(&parameters)),
+    );
+    routes.tree("/logging/toggle", any(toggle_logging));
+    for (path, to_call) in legacy_writes::POSTS {
+        let post = async move |State(shared): State<Arc<Shared>>, request: Request| {
+            legacy_writes::post(&shared, request, to_call).await
+        };
+        routes.tree(path, any(post));
+    }
+    routes.tree("/quota", any(legacy_writes::quota));
+    routes.tree("/weights", any(legacy_writes::weights));
+    routes.tree(
+        "/maintenance/schedule",
+        any(legacy_writes::maintenance_schedule),
+    );
+    routes.tree(
+        "/maintenance/status",
+        any(legacy_writes::maintenance_status),
+    );
     routes
         .0
         .fallback(not_found)
@@ -114,7 +133,7 @@ pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     }
 }
 
-fn text_of(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+pub(crate) fn text_of(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
@@ -148,8 +167,7 @@ where
         let error = "Expecting 'Content-Type' of application/json or application/x-protobuf";
         return Err(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, &error));
     }
-    let limit = shared.config.max_call_bytes;
-    let body = read_body(body, &parts.headers, limit)
+    let body = body::read(body, &parts.headers, &shared.config)
         .await
         .map_err(IntoResponse::into_response)?;
     let call = media::decode(media, &body).map_err(|error| {
@@ -159,44 +177,6 @@ where
         )
     })?;
     Ok((media, call, parts.headers))
-}
-
-async fn read_body(body: Body, headers: &HeaderMap, limit: usize) -> Result<Bytes, Refusal> {
-    let too_large = || {
-        let message = format!(
-            "A call may have at most {}",
-            tepui_model::format_bytes(limit as u64)
-        );
-        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message)
-    };
-    let body = Limited::new(body, limit).collect().await.map_err(|error| {
-        if error.is::<LengthLimitError>() {
-            too_large()
-        } else {
-            Refusal::bad_request(format!("The body broke off: {error}"))
-        }
-    })?;
-    let body = body.to_bytes();
-    match text_of(headers, header::CONTENT_ENCODING) {
-        None => Ok(body),
-        Some(encoding) if encoding.eq_ignore_ascii_case("identity") => Ok(body),
-        Some(encoding) if encoding.eq_ignore_ascii_case("gzip") => {
-            let mut plain = Vec::new();
-            GzDecoder::new(&body[..])
-                .take(limit as u64 + 1)
-                .read_to_end(&mut plain)
-                .map_err(|error| Refusal::bad_request(format!("The body is not gzip: {error}")))?;
-            if plain.len() > limit {
-                Err(too_large())
-            } else {
-                Ok(plain.into())
-            }
-        }
-        Some(other) => {
-            let message = format!("Expecting 'Content-Encoding' of gzip, not '{other}'");
-            Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message))
-        }
-    }
 }
 
 fn not_acceptable() -> Response {
@@ -331,29 +311,36 @@ async fn operator_call(State(shared): State<Arc<Shared>>, request: Request) -> R
         return not_acceptable();
     };
     match kind {
-        operator::Kind::Change => {
-            let (reply, answer) = oneshot::channel();
-            let message = OwnerMessage::OperatorCall {
-                principal: access::caller(),
-                call: Box::new(call),
-                reply,
-            };
-            if shared.inbox.send(message).await.is_err() {
-                return Refusal::stopping().into_response();
-            }
-            answer
-                .await
-                .map_or_else(|_| Refusal::stopping().into_response(), reply_without_body)
+        operator::Kind::Change => change(&shared, call).await,
+        operator::Kind::SetLoggingLevel { level, duration } => {
+            shared.verbosity.set_for(level, duration);
+            StatusCode::OK.into_response()
         }
         operator::Kind::Subscribe => operator_stream(&shared, media).await,
         operator::Kind::Read(read) => {
             let content_type = media.as_str();
             rendered(shared, &headers, content_type, move |shared, view| {
-                Ok(media::encode(media, &operator::answer(read, shared, view)))
+                operator::answer(&read, shared, view).map(|answer| media::encode(media, &answer))
             })
             .await
         }
     }
+}
+
+/// Lets the core decide on a call that changes something.
+pub(crate) async fn change(shared: &Shared, call: master::Call) -> Response {
+    let (reply, answer) = oneshot::channel();
+    let message = OwnerMessage::OperatorCall {
+        principal: access::caller(),
+        call: Box::new(call),
+        reply,
+    };
+    if shared.inbox.send(message).await.is_err() {
+        return Refusal::stopping().into_response();
+    }
+    answer
+        .await
+        .map_or_else(|_| Refusal::stopping().into_response(), reply_without_body)
 }
 
 // Reads
@@ -374,34 +361,12 @@ where
         Ok(view) => view,
         Err(refusal) => return refusal.into_response(),
     };
-    let accepts_gzip = text_of(headers, header::ACCEPT_ENCODING).is_some_and(|encodings| {
-        encodings.split(',').any(|encoding| {
-            let (name, parameters) = encoding.split_once(';').unwrap_or((encoding, ""));
-            name.trim().eq_ignore_ascii_case("gzip")
-                && !matches!(parameters.trim(), "q=0" | "q=0.0" | "q=0.00")
-        })
-    });
+    let accepts_gzip = body::accepts_gzip(headers);
     let work = tokio::task::spawn_blocking(move || {
-        let body = render(&shared, &view)?;
-        if !accepts_gzip || body.len() < MIN_GZIP_BYTES {
-            return Ok((body, false));
-        }
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        encoder
-            .write_all(&body)
-            .and_then(|()| encoder.finish())
-            .map_or(Ok((body, false)), |small| Ok((small, true)))
+        render(&shared, &view).map(|bytes| Packed::new(bytes, accepts_gzip))
     });
     match work.await {
-        Ok(Ok((body, gzipped))) => {
-            let mut response = ([(header::CONTENT_TYPE, content_type)], body).into_response();
-            if gzipped {
-                response
-                    .headers_mut()
-                    .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            }
-            response
-        }
+        Ok(Ok(packed)) => packed.into_response(content_type),
         Ok(Err(refusal)) => Refusal::into_response(refusal),
         Err(error) => {
             Refusal::internal(format!("The answer cannot be rendered: {error}")).into_response()
@@ -415,21 +380,40 @@ fn legacy_read(render: fn(&Shared, &View, &Parameters) -> Result<Vec<u8>, Refusa
         async move |State(shared): State<Arc<Shared>>,
                     Query(parameters): Query<Parameters>,
                     headers: HeaderMap| {
-            let padding = match padding(&parameters) {
-                Ok(padding) => padding,
-                Err(refusal) => return refusal.into_response(),
-            };
-            let content_type = if padding.is_some() {
-                "text/javascript"
-            } else {
-                MediaType::Json.as_str()
-            };
-            let render = move |shared: &Shared, view: &View| {
-                render(shared, view, &parameters).map(|body| pad(padding.as_deref(), body))
-            };
-            rendered(shared, &headers, content_type, render).await
+            let asked = parameters.clone();
+            let render = move |shared: &Shared, view: &View| render(shared, view, &asked);
+            rendered_legacy(shared, &headers, &parameters, render).await
         },
     )
+}
+
+/// As a script if the parameters ask for that.
+pub(crate) async fn rendered_legacy<F>(
+    shared: Arc<Shared>,
+    headers: &HeaderMap,
+    parameters: &Parameters,
+    render: F,
+) -> Response
+where
+    F: FnOnce(&Shared, &View) -> Result<Vec<u8>, Refusal> + Send + 'static,
+{
+    let padding = match padding(parameters) {
+        Ok(padding) => padding,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let content_type = legacy_type(padding.as_deref());
+    let render = move |shared: &Shared, view: &View| {
+        render(shared, view).map(|body| pad(padding.as_deref(), body))
+    };
+    rendered(shared, headers, content_type, render).await
+}
+
+fn legacy_type(padding: Option<&str>) -> &'static str {
+    if padding.is_some() {
+        "text/javascript"
+    } else {
+        MediaType::Json.as_str()
+    }
 }
 
 /// `?jsonp=NAME` makes the answer a script that calls NAME.
@@ -456,34 +440,62 @@ fn pad(function: Option<&str>, body: Vec<u8>) -> Vec<u8> {
     }
 }
 
-fn padded(parameters: &Parameters, value: &impl Serialize) -> Response {
-    let body = match (padding(parameters), serde_json::to_vec(value)) {
-        (Ok(function), Ok(body)) => (function.is_some(), pad(function.as_deref(), body)),
+/// A legacy answer for which the core need not be asked.
+fn padded(headers: &HeaderMap, parameters: &Parameters, value: &impl Serialize) -> Response {
+    let (padding, body) = match (padding(parameters), serde_json::to_vec(value)) {
+        (Ok(padding), Ok(body)) => (padding, body),
         (Err(refusal), _) => return refusal.into_response(),
         (_, Err(error)) => return Refusal::internal(error.to_string()).into_response(),
     };
-    let content_type = if body.0 {
-        "text/javascript"
-    } else {
-        MediaType::Json.as_str()
-    };
-    ([(header::CONTENT_TYPE, content_type)], body.1).into_response()
+    let body = pad(padding.as_deref(), body);
+    Packed::new(body, body::accepts_gzip(headers)).into_response(legacy_type(padding.as_deref()))
 }
 
-async fn version(Query(parameters): Query<Parameters>) -> Response {
-    padded(&parameters, &legacy::Version)
+async fn version(Query(parameters): Query<Parameters>, headers: HeaderMap) -> Response {
+    padded(&headers, &parameters, &legacy::Version)
 }
 
-async fn metrics_help(Query(parameters): Query<Parameters>) -> Response {
-    padded(&parameters, &metrics::help())
+async fn metrics_help(Query(parameters): Query<Parameters>, headers: HeaderMap) -> Response {
+    padded(&headers, &parameters, &metrics::help())
+}
+
+/// One of the reads of the master's own log.
+fn log_read(read: fn(&Parameters) -> Result<serde_json::Value, Refusal>) -> Route {
+    any(
+        async move |Query(parameters): Query<Parameters>, headers: HeaderMap| match read(
+            &parameters,
+        ) {
+            Ok(value) => padded(&headers, &parameters, &value),
+            Err(refusal) => refusal.into_response(),
+        },
+    )
+}
+
+async fn toggle_logging(
+    State(shared): State<Arc<Shared>>,
+    Query(parameters): Query<Parameters>,
+) -> Response {
+    match log::toggle(&parameters) {
+        Ok(None) => format!("{}\n", shared.verbosity.level()).into_response(),
+        Ok(Some((level, duration))) => {
+            shared.verbosity.set_for(level, duration);
+            StatusCode::OK.into_response()
+        }
+        Err(refusal) => refusal.into_response(),
+    }
 }
 
 async fn flags(
     State(shared): State<Arc<Shared>>,
     Query(parameters): Query<Parameters>,
+    headers: HeaderMap,
 ) -> Response {
     let flags: BTreeMap<_, _> = shared.config.flags().into_iter().collect();
-    padded(&parameters, &serde_json::json!({ "flags": flags }))
+    padded(
+        &headers,
+        &parameters,
+        &serde_json::json!({ "flags": flags }),
+    )
 }
 
 /// This master leads, so it sends everybody to itself.

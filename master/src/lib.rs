@@ -7,11 +7,15 @@
 
 mod access;
 mod artifacts;
+mod body;
 mod config;
+mod connections;
 mod files;
 mod http;
 mod legacy;
+mod legacy_writes;
 mod link;
+mod log;
 mod logs;
 mod metrics;
 mod operator;
@@ -23,6 +27,7 @@ pub mod store;
 mod stream;
 
 pub use config::{Authentication, Config, CoreConfig};
+pub use log::Log;
 pub use owner::OwnerError;
 pub use server::{Running, StartError, run, start};
 

@@ -1,6 +1,7 @@
 //! The operator's reads, from a photograph of the core's state.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tepui_api::convert::{ResourceFormat, resources_to_wire};
 use tepui_api::v1;
@@ -9,7 +10,7 @@ use tepui_master_core::{AgentRecord, FrameworkKey, FrameworkRecord, View};
 use tepui_model::{Resources, Role};
 
 use crate::shared::{Refusal, Shared};
-use crate::{MESOS_API_LEVEL, metrics};
+use crate::{MESOS_API_LEVEL, log, metrics};
 
 pub(crate) enum Kind {
     /// The core decides on it.
@@ -17,9 +18,14 @@ pub(crate) enum Kind {
     Read(Read),
     /// A stream of events.
     Subscribe,
+    /// Only this process says more for a while.
+    SetLoggingLevel {
+        level: u32,
+        duration: Duration,
+    },
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) enum Read {
     Health,
     Flags,
@@ -35,6 +41,9 @@ pub(crate) enum Read {
     Master,
     MaintenanceSchedule,
     MaintenanceStatus,
+    LoggingLevel,
+    ListFiles(call::ListFiles),
+    ReadFile(call::ReadFile),
 }
 
 pub(crate) fn classify(call: &Call) -> Result<Kind, Refusal> {
@@ -43,15 +52,11 @@ pub(crate) fn classify(call: &Call) -> Result<Kind, Refusal> {
         return Err(Refusal::bad_request("Expecting 'type' to be present"));
     }
     let kind = call.r#type();
+    check_form(kind, call)?;
     Ok(match kind {
         Type::GetHealth => Kind::Read(Read::Health),
         Type::GetFlags => Kind::Read(Read::Flags),
         Type::GetVersion => Kind::Read(Read::Version),
-        Type::GetMetrics if call.get_metrics.is_none() => {
-            return Err(Refusal::bad_request(
-                "Expecting 'get_metrics' to be present",
-            ));
-        }
         Type::GetMetrics => Kind::Read(Read::Metrics),
         Type::GetState => Kind::Read(Read::State),
         Type::GetAgents => Kind::Read(Read::Agents),
@@ -64,6 +69,16 @@ pub(crate) fn classify(call: &Call) -> Result<Kind, Refusal> {
         Type::GetMaintenanceSchedule => Kind::Read(Read::MaintenanceSchedule),
         Type::GetMaintenanceStatus => Kind::Read(Read::MaintenanceStatus),
         Type::Subscribe => Kind::Subscribe,
+        Type::GetLoggingLevel => Kind::Read(Read::LoggingLevel),
+        Type::SetLoggingLevel => {
+            let set = call.set_logging_level.clone().unwrap_or_default();
+            Kind::SetLoggingLevel {
+                level: set.level,
+                duration: log::duration(set.duration.nanoseconds)?,
+            }
+        }
+        Type::ListFiles => Kind::Read(Read::ListFiles(call.list_files.clone().unwrap_or_default())),
+        Type::ReadFile => Kind::Read(Read::ReadFile(call.read_file.clone().unwrap_or_default())),
         Type::UpdateWeights
         | Type::ReserveResources
         | Type::UnreserveResources
@@ -83,10 +98,6 @@ pub(crate) fn classify(call: &Call) -> Result<Kind, Refusal> {
         | Type::Teardown
         | Type::MarkAgentGone => Kind::Change,
         Type::Unknown
-        | Type::GetLoggingLevel
-        | Type::SetLoggingLevel
-        | Type::ListFiles
-        | Type::ReadFile
         | Type::GetOperations
         | Type::GetQuota => {
             let message = format!(
@@ -101,7 +112,47 @@ pub(crate) fn classify(call: &Call) -> Result<Kind, Refusal> {
     })
 }
 
-pub(crate) fn answer(read: Read, shared: &Shared, view: &View) -> Response {
+/// A call that needs its own message has it.
+fn check_form(kind: call::Type, call: &Call) -> Result<(), Refusal> {
+    use call::Type;
+    let (field, is_there) = match kind {
+        Type::GetMetrics => ("get_metrics", call.get_metrics.is_some()),
+        Type::SetLoggingLevel => ("set_logging_level", call.set_logging_level.is_some()),
+        Type::ListFiles => ("list_files", call.list_files.is_some()),
+        Type::ReadFile => ("read_file", call.read_file.is_some()),
+        Type::UpdateWeights => ("update_weights", call.update_weights.is_some()),
+        Type::ReserveResources => ("reserve_resources", call.reserve_resources.is_some()),
+        Type::UnreserveResources => ("unreserve_resources", call.unreserve_resources.is_some()),
+        Type::CreateVolumes => ("create_volumes", call.create_volumes.is_some()),
+        Type::DestroyVolumes => ("destroy_volumes", call.destroy_volumes.is_some()),
+        Type::GrowVolume => ("grow_volume", call.grow_volume.is_some()),
+        Type::ShrinkVolume => ("shrink_volume", call.shrink_volume.is_some()),
+        Type::UpdateMaintenanceSchedule => (
+            "update_maintenance_schedule",
+            call.update_maintenance_schedule.is_some(),
+        ),
+        Type::StartMaintenance => ("start_maintenance", call.start_maintenance.is_some()),
+        Type::StopMaintenance => ("stop_maintenance", call.stop_maintenance.is_some()),
+        Type::DrainAgent => ("drain_agent", call.drain_agent.is_some()),
+        Type::DeactivateAgent => ("deactivate_agent", call.deactivate_agent.is_some()),
+        Type::ReactivateAgent => ("reactivate_agent", call.reactivate_agent.is_some()),
+        Type::UpdateQuota => ("update_quota", call.update_quota.is_some()),
+        Type::SetQuota => ("set_quota", call.set_quota.is_some()),
+        Type::RemoveQuota => ("remove_quota", call.remove_quota.is_some()),
+        Type::Teardown => ("teardown", call.teardown.is_some()),
+        Type::MarkAgentGone => ("mark_agent_gone", call.mark_agent_gone.is_some()),
+        _ => return Ok(()),
+    };
+    if is_there {
+        Ok(())
+    } else {
+        Err(Refusal::bad_request(format!(
+            "Expecting '{field}' to be present"
+        )))
+    }
+}
+
+pub(crate) fn answer(read: &Read, shared: &Shared, view: &View) -> Result<Response, Refusal> {
     use response::Type;
     let mut response = Response::default();
     let kind = match read {
@@ -196,9 +247,22 @@ pub(crate) fn answer(read: Read, shared: &Shared, view: &View) -> Response {
             });
             Type::GetMaintenanceStatus
         }
+        Read::LoggingLevel => {
+            let level = shared.verbosity.level();
+            response.get_logging_level = Some(response::GetLoggingLevel { level });
+            Type::GetLoggingLevel
+        }
+        Read::ListFiles(asked) => {
+            response.list_files = Some(log::list(asked)?);
+            Type::ListFiles
+        }
+        Read::ReadFile(asked) => {
+            response.read_file = Some(log::read(asked)?);
+            Type::ReadFile
+        }
     };
     response.r#type = Some(kind.into());
-    response
+    Ok(response)
 }
 
 pub(crate) fn state(view: &View) -> response::GetState {

@@ -7,13 +7,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use axum::Router;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tepui_master_core::{Core, RecoverError};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -21,20 +16,15 @@ use tokio_util::sync::CancellationToken;
 use crate::VERSION;
 use crate::artifacts::{self, Artifacts};
 use crate::config::Config;
+use crate::connections::{self, Bounds};
 use crate::files::Links;
 use crate::http;
+use crate::log::Verbosity;
 use crate::owner::{self, Owner, OwnerError};
 use crate::shared::{Gauges, Identity, Shared, wall_ns};
 use crate::store::{Registry, SledRegistry, StoreError, Writer};
 
 const INBOX: usize = 8192;
-/// What is under way when the master stops may end within this time.
-const STOP_PATIENCE: Duration = Duration::from_secs(2);
-/// Too many open files, say: trying again at once would only burn a processor.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -154,13 +144,23 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         identity,
         gauges,
         writer: writer.clone(),
+        verbosity: Arc::new(Verbosity::new(config.set_verbosity)),
         registry_loaded_in: opened.took,
         config,
         shutdown: shutdown.clone(),
     });
     let router = http::router(Arc::clone(&shared));
     let owner = tokio::spawn(owner.run(messages, closed, shutdown.clone()));
-    let server = tokio::spawn(accept(listener, router, shutdown.clone()));
+    let bounds = Bounds {
+        connections: shared.config.max_connections.max(1),
+        patience: shared.config.request_patience,
+    };
+    let server = tokio::spawn(connections::accept(
+        listener,
+        router,
+        bounds,
+        shutdown.clone(),
+    ));
     tracing::info!(%address, id = shared.config.core.master_id, "the master listens");
     let task = tokio::spawn(supervise(
         owner,
@@ -264,63 +264,4 @@ async fn supervise(
             Err(_) => Ok(()),
         },
     }
-}
-
-async fn accept(listener: TcpListener, router: Router, shutdown: CancellationToken) {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .keep_alive_interval(KEEP_ALIVE);
-    let graceful = GracefulShutdown::new();
-    let abandoned = CancellationToken::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = shutdown.cancelled() => break,
-        };
-        match accepted {
-            Ok((stream, _)) => serve(
-                &builder,
-                &graceful,
-                stream,
-                router.clone(),
-                abandoned.clone(),
-            ),
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-    drop(listener);
-    let _ = tokio::time::timeout(STOP_PATIENCE, graceful.shutdown()).await;
-    abandoned.cancel();
-}
-
-fn serve(
-    builder: &auto::Builder<TokioExecutor>,
-    graceful: &GracefulShutdown,
-    stream: TcpStream,
-    router: Router,
-    abandoned: CancellationToken,
-) {
-    // Events are small and wait for nobody.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a connection cannot be set to send at once");
-    }
-    let connection = builder
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
-        .into_owned();
-    let connection = graceful.watch(connection);
-    tokio::spawn(async move {
-        tokio::select! {
-            result = connection => if let Err(error) = result {
-                tracing::debug!(%error, "a connection broke");
-            },
-            () = abandoned.cancelled() => {}
-        }
-    });
 }

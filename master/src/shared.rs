@@ -14,6 +14,7 @@ use crate::access::caller;
 use crate::artifacts::Artifacts;
 use crate::config::Config;
 use crate::files::Links;
+use crate::log::Verbosity;
 use crate::owner::Message;
 use crate::store::Writer;
 
@@ -26,6 +27,7 @@ pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) writer: Writer,
+    pub(crate) verbosity: Arc<Verbosity>,
     pub(crate) registry_loaded_in: Duration,
     pub(crate) config: Config,
     pub(crate) shutdown: CancellationToken,

@@ -8,7 +8,9 @@
 mod agents;
 mod artifacts;
 mod events;
+mod hostile;
 mod http;
+mod legacy;
 mod registry;
 mod scheduler;
 mod support;
