@@ -71,7 +71,7 @@ pub(crate) fn classify(call: &Call) -> Result<Kind, Refusal> {
         Type::Subscribe => Kind::Subscribe,
         Type::GetLoggingLevel => Kind::Read(Read::LoggingLevel),
         Type::SetLoggingLevel => {
-            let set = call.set_logging_level.clone().unwrap_or_default();
+            let set = call.set_logging_level.unwrap_or_default();
             Kind::SetLoggingLevel {
                 level: set.level,
                 duration: log::duration(set.duration.nanoseconds)?,
