@@ -6,7 +6,7 @@ use std::time::Duration;
 use tepui_api::convert::{ResourceFormat, resources_to_wire};
 use tepui_api::v1;
 use tepui_api::v1::master::{Call, Response, call, response};
-use tepui_master_core::{AgentRecord, FrameworkKey, FrameworkRecord, View};
+use tepui_master_core::{AgentRecord, Deactivation, FrameworkKey, FrameworkRecord, View};
 use tepui_model::{Resources, Role};
 
 use crate::shared::{Refusal, Shared};
@@ -97,9 +97,7 @@ pub(crate) fn classify(call: &Call) -> Result<Kind, Refusal> {
         | Type::RemoveQuota
         | Type::Teardown
         | Type::MarkAgentGone => Kind::Change,
-        Type::Unknown
-        | Type::GetOperations
-        | Type::GetQuota => {
+        Type::Unknown | Type::GetOperations | Type::GetQuota => {
             let message = format!(
                 "This master does not implement the call {}",
                 kind.as_str_name()

@@ -85,9 +85,12 @@ fn to_wire(happening: &Happening) -> Event {
             task_updated: Some(event::TaskUpdated::clone(update)),
             ..of_type(Type::TaskUpdated)
         },
-        Happening::AgentAdded(agent) => Event {
+        Happening::AgentAdded {
+            agent,
+            deactivation,
+        } => Event {
             agent_added: Some(event::AgentAdded {
-                agent: operator::agent(agent),
+                agent: operator::agent(agent, deactivation.as_ref()),
             }),
             ..of_type(Type::AgentAdded)
         },

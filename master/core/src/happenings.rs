@@ -8,8 +8,8 @@ use tepui_model::AgentId;
 
 use crate::core::Core;
 use crate::effect::Effect;
-use crate::keys::{FrameworkKey, TaskKey};
-use crate::view::{AgentRecord, FrameworkRecord, OfferRecord};
+use crate::keys::{AgentKey, FrameworkKey, TaskKey};
+use crate::view::{AgentRecord, Deactivation, FrameworkRecord, OfferRecord};
 
 /// One change of the cluster. Records are as they were at that moment.
 #[derive(Debug, Clone)]
@@ -24,7 +24,11 @@ pub enum Happening {
         user: Option<String>,
         framework: Arc<v1::FrameworkInfo>,
     },
-    AgentAdded(Arc<AgentRecord>),
+    AgentAdded {
+        agent: Arc<AgentRecord>,
+        /// If an operator does not want it to be offered.
+        deactivation: Option<Deactivation>,
+    },
     AgentRemoved(AgentId),
     FrameworkAdded(Arc<FrameworkRecord>),
     FrameworkUpdated {
@@ -101,6 +105,18 @@ impl Core {
             user: task.user.clone(),
             framework: self.frameworks[framework].info.clone(),
         }
+    }
+
+    pub(crate) fn tell_agent_added(&mut self, agent: AgentKey) {
+        self.tell_operators(|core| {
+            let agent = core.agents.get(agent).cloned();
+            let agent = agent.expect("who tells of an agent has it in the table");
+            let deactivation = core.deactivated_agents.get(&agent.id).cloned();
+            Happening::AgentAdded {
+                agent,
+                deactivation,
+            }
+        });
     }
 
     pub(crate) fn tell_framework_added(&mut self, framework: FrameworkKey) {

@@ -92,12 +92,24 @@ pub const METRICS: &[Metric] = &[
         "master/slave_registrations",
         "Agents admitted with a new id",
     ),
-    metric("master/recovery_slave_removals", "Agents from before a restart that did not come back"),
+    metric(
+        "master/recovery_slave_removals",
+        "Agents from before a restart that did not come back",
+    ),
     metric("master/slave_removals", "Agents taken out of the table"),
-    metric("master/slave_removals/reason_unhealthy", "Agents taken out because they did not answer"),
-    metric("master/slave_removals/reason_unregistered", "Agents taken out because they were no longer wanted"),
+    metric(
+        "master/slave_removals/reason_unhealthy",
+        "Agents taken out because they did not answer",
+    ),
+    metric(
+        "master/slave_removals/reason_unregistered",
+        "Agents taken out because they were no longer wanted",
+    ),
     metric("master/slave_reregistrations", "Agents that came back"),
-    metric("master/slave_unreachable_canceled", "Agents that were back before they became unreachable"),
+    metric(
+        "master/slave_unreachable_canceled",
+        "Agents that were back before they became unreachable",
+    ),
     metric(
         "master/slave_unreachable_completed",
         "Agents that became unreachable",

@@ -13,7 +13,6 @@ use crate::core::{AgentState, Core, Pending};
 use crate::departure::GONE;
 use crate::effect::{Effect, RegistryOperation};
 use crate::framework_info;
-use crate::happenings::Happening;
 use crate::input::{LinkKey, PersistKey};
 use crate::keys::{AgentKey, FrameworkKey, TaskKey};
 use crate::messages::told_state;
@@ -280,8 +279,7 @@ impl Core {
             },
         );
         self.welcome(agent);
-        let added = self.agents.get(agent).cloned().expect("inserted above");
-        self.tell_operators(|_| Happening::AgentAdded(added));
+        self.tell_agent_added(agent);
         self.adopt_frameworks(&frameworks);
         self.remember_given_up(&id, &tasks);
         let mut shut_down = BTreeSet::new();

@@ -79,7 +79,7 @@ impl Core {
             Happening::FrameworkAdded(framework)
             | Happening::FrameworkUpdated { framework, .. } => sees(&framework.info),
             Happening::FrameworkRemoved(info) => sees(info),
-            Happening::AgentAdded(_) | Happening::AgentRemoved(_) => true,
+            Happening::AgentAdded { .. } | Happening::AgentRemoved(_) => true,
         }
     }
 }

@@ -23,7 +23,7 @@ fn told(cluster: &mut Cluster) -> Vec<String> {
             let id = &update.status.task_id.value;
             format!("{id} {:?} {:?}", update.status.state(), update.state())
         }
-        Happening::AgentAdded(agent) => format!("+agent {}", agent.id),
+        Happening::AgentAdded { agent, .. } => format!("+agent {}", agent.id),
         Happening::AgentRemoved(id) => format!("-agent {id}"),
         Happening::FrameworkAdded(framework) => format!("+framework {}", framework.info.name),
         Happening::FrameworkUpdated { framework, offers } => {

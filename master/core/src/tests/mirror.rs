@@ -67,7 +67,7 @@ impl Mirror {
                 let known = self.tasks.insert(key, state);
                 assert!(known.is_some(), "updated before it was added");
             }
-            Happening::AgentAdded(agent) => {
+            Happening::AgentAdded { agent, .. } => {
                 self.agents.insert(agent.id.to_string());
             }
             Happening::AgentRemoved(id) => {
