@@ -292,7 +292,7 @@ async fn operators_read_in_json_and_in_protobuf() {
 async fn a_call_that_is_not_there_is_refused_by_its_name() {
     let master = master().await;
     let at = master.running.address();
-    for call in ["GET_QUOTA", "GET_MAINTENANCE_STATUS", "RESERVE_RESOURCES"] {
+    for call in ["GET_QUOTA", "RESERVE_RESOURCES"] {
         let body = match call {
             "RESERVE_RESOURCES" => {
                 r#"{"type": "RESERVE_RESOURCES", "reserve_resources": {"agent_id": {"value": "a"}}}"#.to_owned()
