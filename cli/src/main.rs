@@ -8,6 +8,7 @@ mod agents;
 mod artifact;
 mod client;
 mod dev;
+mod logging;
 mod logs;
 mod patience;
 mod ps;

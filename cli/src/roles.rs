@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use tepui_access::Credential;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{MasterAccess, credential};
+use crate::logging;
 use crate::patience::Patience;
 
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -66,6 +66,12 @@ pub(crate) struct Master {
     access: MasterAccess,
     #[command(flatten)]
     patience: Patience,
+    /// Name of the cluster, shown by tools
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
+    /// Operators that may listen to events at a time; the oldest gives way to one more
+    #[arg(long, default_value = "1000", value_parser = clap::value_parser!(u32).range(1..))]
+    max_operator_event_stream_subscribers: u32,
     /// Time after which an unanswered offer is rescinded
     #[arg(long, default_value = "2mins", value_parser = duration)]
     offer_timeout: Duration,
@@ -87,6 +93,11 @@ impl Master {
             config.insecure = self.insecure;
             self.access.apply(&mut config)?;
             self.patience.apply(&mut config.core);
+            allow_many_files();
+            config.cluster = self.cluster;
+            config.max_operator_event_stream_subscribers =
+                self.max_operator_event_stream_subscribers as usize;
+            config.set_verbosity = Some(logging::set_verbosity);
             config.core.offer_timeout = Some(self.offer_timeout);
             config.core.heartbeat_interval = self.scheduler_heartbeat_interval;
             config.shutdown = stop;
@@ -321,31 +332,30 @@ impl Compile {
 }
 
 pub(crate) fn executor_wasm() -> anyhow::Result<ExitCode> {
-    log_to_stderr();
+    logging::start();
     tepui_executor_wasm::run().map(|()| ExitCode::SUCCESS)
 }
 
 pub(crate) fn executor_native() -> anyhow::Result<ExitCode> {
-    log_to_stderr();
+    logging::start();
     tepui_executor_native::run().map(|()| ExitCode::SUCCESS)
 }
 
-pub(crate) fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("TEPUI_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    // A second call (the executors share this) changes nothing.
-    let _ = tracing_subscriber::fmt()
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .try_init();
+/// Each connection and each file of a registry takes a descriptor, and most systems grant few unless asked.
+fn allow_many_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// Runs a server until it ends by itself or SIGINT or SIGTERM asks it to.
 fn serve(
     server: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
 ) -> anyhow::Result<ExitCode> {
-    log_to_stderr();
+    logging::start();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

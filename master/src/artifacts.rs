@@ -308,6 +308,7 @@ async fn put(
 /// Streams a body into a file that has no name yet, while its digest is computed.
 async fn receive(shared: &Shared, mut body: Body) -> Result<Upload, Refusal> {
     let limit = shared.config.max_artifact_bytes.unwrap_or(u64::MAX);
+    let patience = shared.config.request_patience;
     let directory = incoming(&shared.artifacts.directory);
     let (pieces, mut queue) = mpsc::channel::<Option<Bytes>>(WRITE_QUEUE);
     let writing = tokio::task::spawn_blocking(move || {
@@ -336,7 +337,12 @@ async fn receive(shared: &Shared, mut body: Body) -> Result<Upload, Refusal> {
     let mut refused = None;
     let mut complete = false;
     loop {
-        let data = match body.frame().await {
+        let Ok(frame) = tokio::time::timeout(patience, body.frame()).await else {
+            let message = "The upload did not go on in time";
+            refused = Some(Refusal::new(StatusCode::REQUEST_TIMEOUT, message));
+            break;
+        };
+        let data = match frame {
             None => {
                 complete = true;
                 break;

@@ -37,6 +37,8 @@ pub struct Config {
     pub ip: IpAddr,
     /// The port to listen on; 0 takes a free one.
     pub port: u16,
+    /// What the operator calls the cluster; shown by tools.
+    pub cluster: Option<String>,
     /// The name by which clients and agents reach this master. If unset: `ip`, or the machine's name where `ip` stands
     /// for every address.
     pub hostname: Option<String>,
@@ -72,6 +74,7 @@ impl Default for Config {
         Self {
             ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 5050,
+            cluster: None,
             hostname: None,
             data_dir: PathBuf::from(".tepui/master"),
             insecure: false,
@@ -174,6 +177,9 @@ impl Config {
             ),
             ("work_dir", self.data_dir.display().to_string()),
         ];
+        if let Some(cluster) = &self.cluster {
+            flags.push(("cluster", cluster.clone()));
+        }
         if let Some(hostname) = &self.hostname {
             flags.push(("hostname", hostname.clone()));
         }

@@ -52,7 +52,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     routes.read("/tasks", legacy_read(legacy::tasks));
     routes.read("/frameworks", legacy_read(legacy::frameworks));
     routes.read("/roles", legacy_read(legacy::roles));
-    routes.read("/metrics/snapshot", legacy_read(metrics::snapshot));
+    routes.read("/metrics/snapshot", any(metrics_snapshot));
     routes.read("/metrics/help", any(metrics_help));
     routes.read("/files/browse", log_read(log::browse_json));
     routes.read("/files/read", log_read(log::read_json));
@@ -312,6 +312,13 @@ async fn operator_call(State(shared): State<Arc<Shared>>, request: Request) -> R
     };
     match kind {
         operator::Kind::Change => change(&shared, call).await,
+        operator::Kind::Metrics { patience } => match metrics::within(&shared, patience).await {
+            Ok(figures) => {
+                let answer = media::encode(media, &operator::metrics(figures));
+                Packed::new(answer, body::accepts_gzip(&headers)).into_response(media.as_str())
+            }
+            Err(refusal) => refusal.into_response(),
+        },
         operator::Kind::SetLoggingLevel { level, duration } => {
             shared.verbosity.set_for(level, duration);
             StatusCode::OK.into_response()
@@ -453,6 +460,21 @@ fn padded(headers: &HeaderMap, parameters: &Parameters, value: &impl Serialize) 
 
 async fn version(Query(parameters): Query<Parameters>, headers: HeaderMap) -> Response {
     padded(&headers, &parameters, &legacy::Version)
+}
+
+async fn metrics_snapshot(
+    State(shared): State<Arc<Shared>>,
+    Query(parameters): Query<Parameters>,
+    headers: HeaderMap,
+) -> Response {
+    let patience = match metrics::patience(&parameters) {
+        Ok(patience) => patience,
+        Err(refusal) => return refusal.into_response(),
+    };
+    match metrics::within(&shared, patience).await {
+        Ok(figures) => padded(&headers, &parameters, &figures),
+        Err(refusal) => refusal.into_response(),
+    }
 }
 
 async fn metrics_help(Query(parameters): Query<Parameters>, headers: HeaderMap) -> Response {

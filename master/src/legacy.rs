@@ -374,6 +374,9 @@ impl Serialize for State<'_> {
             "orphan_tasks": nothing,
             "unregistered_frameworks": nothing,
         );
+        if let Some(cluster) = &shared.config.cluster {
+            map.serialize_entry("cluster", cluster)?;
+        }
         map.end()
     }
 }
@@ -688,6 +691,11 @@ pub(crate) fn state_summary(shared: &Shared, view: &View, _: &Parameters) -> Bod
         serde_json::Value::from(shared.identity.hostname.as_str())
     )
     .map_err(|error| Refusal::internal(error.to_string()))?;
+    if let Some(cluster) = &shared.config.cluster {
+        let name = serde_json::Value::from(cluster.as_str());
+        write!(text, ",\"cluster\":{name}")
+            .map_err(|error| Refusal::internal(error.to_string()))?;
+    }
     let mut summary = text.into_bytes();
     for (name, part) in [
         ("slaves", body(&agents)?),

@@ -1,6 +1,7 @@
 //! The master's own log: its last part in memory, read as the file `/master/log`, and how much goes into it.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -27,6 +28,14 @@ static KEPT: Mutex<Kept> = Mutex::new(Kept {
     bytes: Vec::new(),
     changed: UNIX_EPOCH,
 });
+
+/// Whether there is a master in this process; other processes of the same program have no use for a copy.
+static IS_KEPT: AtomicBool = AtomicBool::new(false);
+
+/// From now on what goes to [`Log`] is kept.
+pub(crate) fn keep() {
+    IS_KEPT.store(true, Ordering::Relaxed);
+}
 
 #[derive(Debug)]
 struct Kept {
@@ -70,15 +79,17 @@ impl Kept {
     }
 }
 
-/// Where the command that starts a master writes what is logged.
+/// Where the command that starts a master writes what is logged. Nothing is kept before a master runs.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Log;
 
 impl io::Write for Log {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let mut kept = kept();
-        kept.append(line);
-        kept.changed = SystemTime::now();
+        if IS_KEPT.load(Ordering::Relaxed) {
+            let mut kept = kept();
+            kept.append(line);
+            kept.changed = SystemTime::now();
+        }
         Ok(line.len())
     }
 
@@ -143,15 +154,6 @@ impl Verbosity {
             self.change(0);
         }
     }
-}
-
-/// The duration of a SET_LOGGING_LEVEL.
-pub(crate) fn duration(nanoseconds: i64) -> Result<Duration, Refusal> {
-    let duration = u64::try_from(nanoseconds).map(Duration::from_nanos);
-    duration.map_err(|_| {
-        let message = format!("Expecting 'duration' not to be negative: {nanoseconds} ns");
-        Refusal::bad_request(message)
-    })
 }
 
 /// `/logging/toggle?level=1&duration=10mins`: level and duration, or neither, which asks for the level.
@@ -290,7 +292,7 @@ pub(crate) fn download(parameters: &Parameters) -> Result<Response, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     use super::*;
 

@@ -86,12 +86,34 @@ fn with_revocable((name, unit): (&str, &'static str)) -> [(String, &'static str)
     [(name.to_owned(), unit), (format!("{name}_revocable"), unit)]
 }
 
-pub(crate) fn snapshot(shared: &Shared, view: &View, _: &Parameters) -> Result<Vec<u8>, Refusal> {
-    let metrics = collect(shared, view);
-    serde_json::to_vec(&metrics).map_err(|error| Refusal::internal(error.to_string()))
+/// All figures, or, if the core is not heard of in time, those for which it need not be asked.
+pub(crate) async fn within(
+    shared: &Shared,
+    patience: Option<Duration>,
+) -> Result<BTreeMap<String, f64>, Refusal> {
+    let view = match patience {
+        None => shared.view().await.map(Some),
+        Some(patience) => tokio::time::timeout(patience, shared.view())
+            .await
+            .map_or(Ok(None), |view| view.map(Some)),
+    }?;
+    Ok(match view {
+        Some(view) => collect(shared, &view),
+        None => own(shared),
+    })
 }
 
-pub(crate) fn collect(shared: &Shared, view: &View) -> BTreeMap<String, f64> {
+/// `?timeout=5secs`
+pub(crate) fn patience(parameters: &Parameters) -> Result<Option<Duration>, Refusal> {
+    let Some(text) = parameters.get("timeout") else {
+        return Ok(None);
+    };
+    tepui_model::parse_duration(text)
+        .map(Some)
+        .map_err(|error| Refusal::bad_request(format!("Invalid timeout '{text}': {error}")))
+}
+
+fn collect(shared: &Shared, view: &View) -> BTreeMap<String, f64> {
     let mut metrics = Figures(own(shared));
     for (name, value) in view.counters.iter() {
         metrics.add(name, *value as f64);
@@ -117,7 +139,7 @@ impl Figures {
 }
 
 /// What is known without asking the core.
-pub(crate) fn own(shared: &Shared) -> BTreeMap<String, f64> {
+fn own(shared: &Shared) -> BTreeMap<String, f64> {
     let mut metrics = Figures::default();
     let waiting = shared.inbox.max_capacity() - shared.inbox.capacity();
     let uptime = shared.identity.started.elapsed();

@@ -10,7 +10,7 @@ use tepui_master_core::{AgentRecord, Deactivation, FrameworkKey, FrameworkRecord
 use tepui_model::{Resources, Role};
 
 use crate::shared::{Refusal, Shared};
-use crate::{MESOS_API_LEVEL, log, metrics};
+use crate::{MESOS_API_LEVEL, log};
 
 pub(crate) enum Kind {
     /// The core decides on it.
@@ -18,6 +18,9 @@ pub(crate) enum Kind {
     Read(Read),
     /// A stream of events.
     Subscribe,
+    Metrics {
+        patience: Option<Duration>,
+    },
     /// Only this process says more for a while.
     SetLoggingLevel {
         level: u32,
@@ -30,7 +33,6 @@ pub(crate) enum Read {
     Health,
     Flags,
     Version,
-    Metrics,
     State,
     Agents,
     Frameworks,
@@ -57,7 +59,14 @@ pub(crate) fn classify(call: &Call) -> Result<Kind, Refusal> {
         Type::GetHealth => Kind::Read(Read::Health),
         Type::GetFlags => Kind::Read(Read::Flags),
         Type::GetVersion => Kind::Read(Read::Version),
-        Type::GetMetrics => Kind::Read(Read::Metrics),
+        Type::GetMetrics => {
+            let asked = call.get_metrics.as_ref();
+            let timeout = asked.and_then(|asked| asked.timeout.as_ref());
+            let patience = timeout.map(|timeout| duration("timeout", timeout.nanoseconds));
+            Kind::Metrics {
+                patience: patience.transpose()?,
+            }
+        }
         Type::GetState => Kind::Read(Read::State),
         Type::GetAgents => Kind::Read(Read::Agents),
         Type::GetFrameworks => Kind::Read(Read::Frameworks),
@@ -74,7 +83,7 @@ pub(crate) fn classify(call: &Call) -> Result<Kind, Refusal> {
             let set = call.set_logging_level.unwrap_or_default();
             Kind::SetLoggingLevel {
                 level: set.level,
-                duration: log::duration(set.duration.nanoseconds)?,
+                duration: duration("duration", set.duration.nanoseconds)?,
             }
         }
         Type::ListFiles => Kind::Read(Read::ListFiles(call.list_files.clone().unwrap_or_default())),
@@ -107,6 +116,14 @@ pub(crate) fn classify(call: &Call) -> Result<Kind, Refusal> {
                 message,
             ));
         }
+    })
+}
+
+fn duration(field: &str, nanoseconds: i64) -> Result<Duration, Refusal> {
+    let duration = u64::try_from(nanoseconds).map(Duration::from_nanos);
+    duration.map_err(|_| {
+        let message = format!("Expecting '{field}' not to be negative: {nanoseconds} ns");
+        Refusal::bad_request(message)
     })
 }
 
@@ -150,6 +167,20 @@ fn check_form(kind: call::Type, call: &Call) -> Result<(), Refusal> {
     }
 }
 
+pub(crate) fn metrics(figures: BTreeMap<String, f64>) -> Response {
+    let metrics = figures.into_iter().map(|(name, value)| v1::Metric {
+        name,
+        value: Some(value),
+    });
+    Response {
+        r#type: Some(response::Type::GetMetrics.into()),
+        get_metrics: Some(response::GetMetrics {
+            metrics: metrics.collect(),
+        }),
+        ..Response::default()
+    }
+}
+
 pub(crate) fn answer(read: &Read, shared: &Shared, view: &View) -> Result<Response, Refusal> {
     use response::Type;
     let mut response = Response::default();
@@ -176,17 +207,6 @@ pub(crate) fn answer(read: &Read, shared: &Shared, view: &View) -> Result<Respon
             };
             response.get_version = Some(response::GetVersion { version_info });
             Type::GetVersion
-        }
-        Read::Metrics => {
-            let metrics = metrics::collect(shared, view).into_iter();
-            let metrics = metrics
-                .map(|(name, value)| v1::Metric {
-                    name,
-                    value: Some(value),
-                })
-                .collect();
-            response.get_metrics = Some(response::GetMetrics { metrics });
-            Type::GetMetrics
         }
         Read::State => {
             response.get_state = Some(state(view));

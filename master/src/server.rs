@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::connections::{self, Bounds};
 use crate::files::Links;
 use crate::http;
-use crate::log::Verbosity;
+use crate::log::{self, Verbosity};
 use crate::owner::{self, Owner, OwnerError};
 use crate::shared::{Gauges, Identity, Shared, wall_ns};
 use crate::store::{Registry, SledRegistry, StoreError, Writer};
@@ -95,6 +95,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     if !config.ip.is_loopback() && !config.insecure && !config.authentication.is_complete() {
         return Err(StartError::Insecure { address: wanted });
     }
+    log::keep();
     let opened = open(config.data_dir.clone(), config.registry_dir()).await?;
     let listening = |source| StartError::Listen {
         address: wanted,
