@@ -9,7 +9,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tepui_access::Refused;
+use tepui_access::{Action, Refused};
 
 use crate::config::Authentication;
 use crate::shared::{Refusal, Shared};
@@ -21,6 +21,16 @@ tokio::task_local! {
 /// The principal of the request that is being served; `None` where nobody is asked who they are.
 pub(crate) fn caller() -> Option<String> {
     CALLER.try_with(Clone::clone).unwrap_or_default()
+}
+
+/// Refuses a caller whom the lists do not let do what concerns this process and no framework.
+pub(crate) fn permit(shared: &Shared, action: Action, list: &str) -> Result<(), Refusal> {
+    let acls = &shared.config.core.acls;
+    if acls.permit(caller().as_deref(), action, None) {
+        return Ok(());
+    }
+    let message = format!("The principal is not authorized (ACL '{list}')");
+    Err(Refusal::new(axum::http::StatusCode::FORBIDDEN, message))
 }
 
 /// What a request belongs to, each with a switch of its own.

@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use prost::Message;
 use serde::Serialize;
+use tepui_access::Action;
 use tepui_api::Json;
 use tepui_api::media::{self, MediaType};
 use tepui_api::required::Described;
@@ -57,10 +58,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     routes.read("/files/browse", log_read(log::browse_json));
     routes.read("/files/read", log_read(log::read_json));
     routes.read("/files/debug", log_read(log::debug_json));
-    routes.read(
-        "/files/download",
-        any(async |Query(parameters): Query<Parameters>| log::download(&parameters)),
-    );
+    routes.read("/files/download", any(download_log));
     routes.tree("/logging/toggle", any(toggle_logging));
     for (path, to_call) in legacy_writes::POSTS {
         let post = async move |State(shared): State<Arc<Shared>>, request: Request| {
@@ -310,6 +308,11 @@ async fn operator_call(State(shared): State<Arc<Shared>>, request: Request) -> R
     let Some(media) = media::negotiate(text_of(&headers, header::ACCEPT)) else {
         return not_acceptable();
     };
+    if let Some((action, list)) = kind.guard()
+        && let Err(refusal) = access::permit(&shared, action, list)
+    {
+        return refusal.into_response();
+    }
     match kind {
         operator::Kind::Change => change(&shared, call).await,
         operator::Kind::Metrics { patience } => match metrics::within(&shared, patience).await {
@@ -484,20 +487,32 @@ async fn metrics_help(Query(parameters): Query<Parameters>, headers: HeaderMap) 
 /// One of the reads of the master's own log.
 fn log_read(read: fn(&Parameters) -> Result<serde_json::Value, Refusal>) -> Route {
     any(
-        async move |Query(parameters): Query<Parameters>, headers: HeaderMap| match read(
-            &parameters,
-        ) {
-            Ok(value) => padded(&headers, &parameters, &value),
-            Err(refusal) => refusal.into_response(),
+        async move |State(shared): State<Arc<Shared>>,
+                    Query(parameters): Query<Parameters>,
+                    headers: HeaderMap| {
+            let permitted = access::permit(&shared, Action::AccessMesosLog, "access_mesos_logs");
+            match permitted.and_then(|()| read(&parameters)) {
+                Ok(value) => padded(&headers, &parameters, &value),
+                Err(refusal) => refusal.into_response(),
+            }
         },
     )
+}
+
+async fn download_log(
+    State(shared): State<Arc<Shared>>,
+    Query(parameters): Query<Parameters>,
+) -> Result<Response, Refusal> {
+    access::permit(&shared, Action::AccessMesosLog, "access_mesos_logs")?;
+    log::download(&parameters)
 }
 
 async fn toggle_logging(
     State(shared): State<Arc<Shared>>,
     Query(parameters): Query<Parameters>,
 ) -> Response {
-    match log::toggle(&parameters) {
+    let permitted = access::permit(&shared, Action::SetLogLevel, "set_log_level");
+    match permitted.and_then(|()| log::toggle(&parameters)) {
         Ok(None) => format!("{}\n", shared.verbosity.level()).into_response(),
         Ok(Some((level, duration))) => {
             shared.verbosity.set_for(level, duration);
@@ -512,6 +527,9 @@ async fn flags(
     Query(parameters): Query<Parameters>,
     headers: HeaderMap,
 ) -> Response {
+    if let Err(refusal) = access::permit(&shared, Action::ViewFlags, "view_flags") {
+        return refusal.into_response();
+    }
     let flags: BTreeMap<_, _> = shared.config.flags().into_iter().collect();
     padded(
         &headers,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tepui_access::Action;
 use tepui_api::convert::{ResourceFormat, resources_to_wire};
 use tepui_api::v1;
 use tepui_api::v1::master::{Call, Response, call, response};
@@ -46,6 +47,20 @@ pub(crate) enum Read {
     LoggingLevel,
     ListFiles(call::ListFiles),
     ReadFile(call::ReadFile),
+}
+
+impl Kind {
+    /// The action that the caller must be permitted, and the name of the list that says so, where the shell decides.
+    pub(crate) fn guard(&self) -> Option<(Action, &'static str)> {
+        match self {
+            Self::SetLoggingLevel { .. } => Some((Action::SetLogLevel, "set_log_level")),
+            Self::Read(Read::ListFiles(_) | Read::ReadFile(_)) => {
+                Some((Action::AccessMesosLog, "access_mesos_logs"))
+            }
+            Self::Read(Read::Flags) => Some((Action::ViewFlags, "view_flags")),
+            _ => None,
+        }
+    }
 }
 
 pub(crate) fn classify(call: &Call) -> Result<Kind, Refusal> {
