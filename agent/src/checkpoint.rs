@@ -114,12 +114,8 @@ pub(crate) fn start(
                     return;
                 }
                 for key in batch.drain(..).filter_map(|save| save.key) {
-                    if events
-                        .blocking_send(Event::Core(Box::new(Input::Saved { key })))
-                        .is_err()
-                    {
-                        return;
-                    }
+                    // An agent that is leaving does not listen any more, and yet all it asked for is written.
+                    let _ = events.blocking_send(Event::Core(Box::new(Input::Saved { key })));
                 }
             }
         })?;
@@ -235,6 +231,27 @@ mod tests {
             [("frameworks/f/info".to_owned(), Bytes::from("three"))]
         );
         assert!(!meta.join("frameworks/f/tasks").exists());
+    }
+
+    #[tokio::test]
+    async fn everything_is_written_though_nobody_listens_any_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let meta = directory.path().join("meta");
+        std::fs::create_dir_all(&meta).unwrap();
+        let (events, inbox) = mpsc::channel(1);
+        drop(inbox);
+        let (saves, thread) = start(meta.clone(), events).unwrap();
+        for key in 0..=BATCH as u64 {
+            saves
+                .send(save(key, &format!("f/{key}"), Some("x")))
+                .unwrap();
+        }
+        drop(saves);
+        tokio::task::spawn_blocking(|| thread.join().unwrap())
+            .await
+            .unwrap();
+        let written = std::fs::read_dir(meta.join("f")).unwrap().count();
+        assert_eq!(written, BATCH + 1);
     }
 
     #[test]

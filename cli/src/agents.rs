@@ -41,12 +41,7 @@ impl Agents {
                 vec![
                     client::text(agent, &["id"]).to_owned(),
                     client::text(agent, &["hostname"]).to_owned(),
-                    if agent["active"] == Value::Bool(true) {
-                        "active"
-                    } else {
-                        "away"
-                    }
-                    .to_owned(),
+                    client::text(agent, &["state"]).to_owned(),
                     share("cpus"),
                     share("mem"),
                     client::text(agent, &["attributes"]).to_owned(),
@@ -58,6 +53,17 @@ impl Agents {
             &rows,
         );
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// What to make of the agent, in a word.
+fn state(agent: &Value) -> &'static str {
+    match client::text(agent, &["drain_info", "state"]) {
+        "DRAINING" => "draining",
+        "DRAINED" => "drained",
+        _ if agent["deactivated"] == Value::Bool(true) => "deactivated",
+        _ if agent["active"] == Value::Bool(true) => "active",
+        _ => "away",
     }
 }
 
@@ -87,6 +93,7 @@ fn row(agent: &Value) -> Value {
         })
         .collect();
     json!({
+        "state": state(agent),
         "id": info["id"]["value"],
         "hostname": info["hostname"],
         "port": info["port"],

@@ -56,9 +56,9 @@ pub(crate) struct Patience {
     /// Unreachable tasks that are remembered of each framework
     #[arg(long, default_value_t = 1000)]
     max_unreachable_tasks_per_framework: usize,
-    /// How often schedulers hear HEARTBEAT
-    #[arg(long, default_value = "15secs", value_parser = duration)]
-    heartbeat_interval: Duration,
+    /// How often a scheduler's stream carries a heartbeat; some clients give up after 10 s of silence
+    #[arg(long, alias = "heartbeat-interval", default_value = "15secs", value_parser = duration)]
+    scheduler_heartbeat_interval: Duration,
 }
 
 impl Patience {
@@ -74,7 +74,7 @@ impl Patience {
         config.max_completed_frameworks = self.max_completed_frameworks;
         config.max_completed_tasks_per_framework = self.max_completed_tasks_per_framework;
         config.max_unreachable_tasks_per_framework = self.max_unreachable_tasks_per_framework;
-        config.heartbeat_interval = self.heartbeat_interval;
+        config.heartbeat_interval = self.scheduler_heartbeat_interval;
     }
 }
 

@@ -75,9 +75,6 @@ pub(crate) struct Master {
     /// Time after which an unanswered offer is rescinded
     #[arg(long, default_value = "2mins", value_parser = duration)]
     offer_timeout: Duration,
-    /// How often a scheduler's stream carries a heartbeat; some clients give up after 10 s of silence
-    #[arg(long, default_value = "15secs", value_parser = duration)]
-    scheduler_heartbeat_interval: Duration,
 }
 
 impl Master {
@@ -99,7 +96,6 @@ impl Master {
                 self.max_operator_event_stream_subscribers as usize;
             config.set_verbosity = Some(logging::set_verbosity);
             config.core.offer_timeout = Some(self.offer_timeout);
-            config.core.heartbeat_interval = self.scheduler_heartbeat_interval;
             config.shutdown = stop;
             let running = tepui_master::start(config).await?;
             println!("listening on {}", running.address());

@@ -126,10 +126,6 @@ impl Config {
                 "authenticate_http_readwrite",
                 self.authentication.readwrite.to_string(),
             ),
-            (
-                "heartbeat_interval",
-                format_duration(core.heartbeat_interval),
-            ),
             ("insecure", self.insecure.to_string()),
             ("ip", self.ip.to_string()),
             (

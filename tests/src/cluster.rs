@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::http::{Response, request};
+
 /// The folder the build put the binaries into.
 fn built() -> PathBuf {
     // A test runs from target/debug/deps.
@@ -119,6 +121,11 @@ impl Process {
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
     }
 
     /// Starts it again with the same words.
@@ -233,6 +240,25 @@ impl Cluster {
                 .count();
             (active == wanted).then_some(())
         });
+    }
+
+    /// A call of the operator API, in JSON.
+    pub fn operator(&self, call: Value) -> Response {
+        let headers = [("Content-Type", "application/json")];
+        let body = call.to_string();
+        request(
+            &self.master.address,
+            "POST",
+            "/api/v1",
+            &headers,
+            body.as_bytes(),
+        )
+        .unwrap()
+    }
+
+    /// A read of the master.
+    pub fn get(&self, path: &str) -> Response {
+        request(&self.master.address, "GET", path, &[], &[]).unwrap()
     }
 
     pub fn command(&self, words: &[&str]) -> Command {

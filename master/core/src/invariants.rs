@@ -35,7 +35,9 @@ impl Core {
                 agent.id
             );
             assert!(
-                !agent.connected || !self.is_down(&agent.info.hostname, &agent.endpoint),
+                !agent.connected
+                    || self.marking.contains_key(&agent.id)
+                    || !self.is_down(&agent.info.hostname, &agent.endpoint),
                 "agent {} is on a machine that is down",
                 agent.id
             );

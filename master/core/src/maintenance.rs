@@ -259,6 +259,10 @@ impl Core {
         self.maintenance = after;
         for (agent, before) in agents.into_iter().zip(before) {
             let record = &self.agents[agent];
+            if self.marking.contains_key(&record.id) {
+                // It leaves anyway, and what the registry is being told of it must stand.
+                continue;
+            }
             if self.is_down(&record.info.hostname, &record.endpoint) {
                 self.remove_agent(agent, DOWN);
             } else if self.unavailability(agent) != before {

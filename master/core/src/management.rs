@@ -259,7 +259,7 @@ impl Core {
                 let config = deactivation.draining()?;
                 let agent = *self.agent_by_id.get(id)?;
                 let idle = self.agents[agent].connected
-                    && self.agent_states[&agent].tasks.is_empty()
+                    && self.is_idle(agent)
                     && !self.marking.contains_key(id)
                     && (config.mark_gone() || !self.management.under_way);
                 idle.then(|| (id.clone(), deactivation.clone()))
@@ -280,6 +280,11 @@ impl Core {
             let (operation, change) = deactivation(id, Deactivation { drain: Some(drain) });
             self.begin_change(operation, change, None);
         }
+    }
+
+    /// Nothing is left on the agent that has not ended and been acknowledged.
+    fn is_idle(&self, agent: AgentKey) -> bool {
+        self.agent_states[&agent].tasks.is_empty()
     }
 
     /// MARK_AGENT_GONE.

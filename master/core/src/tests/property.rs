@@ -41,6 +41,7 @@ impl Random {
 /// An agent as it really is, whatever the master thinks.
 struct Machine {
     agent: Agent,
+    hostname: String,
     up: bool,
     tasks: BTreeMap<(String, String), Real>,
     infos: BTreeMap<String, v1::FrameworkInfo>,
@@ -107,7 +108,8 @@ impl World {
             70..=84 => self.acknowledge(),
             85..=88 => self.kill(),
             89..=90 => self.reconcile(),
-            91..=97 => {
+            91..=92 => self.operate(),
+            93..=97 => {
                 let milliseconds = self.random.below(6000) as u64;
                 self.wait(Duration::from_millis(milliseconds));
             }
@@ -116,14 +118,76 @@ impl World {
             _ => self.wait(Duration::from_millis(1)),
         }
         self.deliver();
+        self.drop_machines_for_good();
         self.check();
+    }
+
+    /// The operator takes a machine out, or back in.
+    fn operate(&mut self) {
+        let Some(index) =
+            (!self.machines.is_empty()).then(|| self.random.below(self.machines.len()))
+        else {
+            return;
+        };
+        let agent = self.machines[index].agent.clone();
+        let host = machine(&self.machines[index].hostname, "");
+        let mark_for_good = self.random.below(4) == 0;
+        let call = match self.random.below(12) {
+            0 => drain(&agent, None, mark_for_good),
+            1 => deactivate(&agent),
+            2..=7 => reactivate(&agent),
+            8 => mark_gone(&agent.id),
+            9 if mark_for_good => start_maintenance(&[host]),
+            10 => schedule_of(Vec::new()),
+            _ => schedule(self.random.below(3) as i64, &[host]),
+        };
+        // Whatever does not fit is refused.
+        self.cluster.operator(call);
+    }
+
+    /// Agents that are gone, or whose machines are down, never come back.
+    fn drop_machines_for_good(&mut self) {
+        let view = self.cluster.view();
+        let down = &view.maintenance_status.down_machines;
+        self.machines.retain(|machine| {
+            let is_down = down.iter().any(|id| id.hostname() == machine.hostname);
+            !is_down && !view.gone_agents.contains_key(machine.agent.id.as_str())
+        });
+        let call = stop_maintenance(down);
+        if !down.is_empty() {
+            assert_eq!(self.cluster.operator(call), crate::Answer::Done);
+        }
+    }
+
+    /// What a draining agent does with its tasks.
+    fn end_tasks_for_drain(&mut self, index: usize, config: v1::DrainConfig) {
+        let alive: Vec<(String, String)> = self.machines[index]
+            .tasks
+            .iter()
+            .filter(|(_, task)| !task.wire.state().is_terminal())
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in alive {
+            let info = &self.machines[index].infos[&key.0];
+            let aware = crate::framework_info::Capabilities::of(info).partition_aware;
+            let state = if config.mark_gone() && aware {
+                TaskState::TaskGoneByOperator
+            } else {
+                TaskState::TaskKilled
+            };
+            self.enter(index, &key, state);
+        }
     }
 
     fn new_machine(&mut self) {
         if self.machines.len() < 5 {
-            let agent = self.cluster.agent(MACHINE);
+            let mut register = register(MACHINE);
+            let hostname = format!("host-{}", self.cluster.number());
+            register.agent.hostname.clone_from(&hostname);
+            let agent = self.cluster.register(register);
             self.machines.push(Machine {
                 agent,
+                hostname,
                 up: true,
                 tasks: BTreeMap::new(),
                 infos: BTreeMap::new(),
@@ -218,11 +282,16 @@ impl World {
             .collect();
         let mut register = reregister(&machine.agent, MACHINE, tasks);
         register.frameworks = machine.infos.values().cloned().collect();
+        register.agent.hostname.clone_from(&machine.hostname);
         machine.agent = self.cluster.register(register);
         machine.up = true;
         let waiting: Vec<(String, String)> = machine.tasks.keys().cloned().collect();
         for key in waiting {
             self.send_oldest(index, &key);
+        }
+        let id = tepui_model::AgentId::from(self.machines[index].agent.id.as_str());
+        if let Some(config) = self.cluster.core.drain_config(&id) {
+            self.end_tasks_for_drain(index, config);
         }
     }
 
@@ -444,6 +513,11 @@ impl World {
                     assert!(before.is_none(), "no task is launched twice");
                 }
             }
+            to_agent::Body::Drain(drain) => {
+                if let Some(config) = drain.config {
+                    self.end_tasks_for_drain(index, config);
+                }
+            }
             to_agent::Body::Kill(kill) => {
                 let key = (kill.framework_id.value, kill.task_id.value);
                 let task = self.machines[index].tasks.get(&key);
@@ -604,14 +678,15 @@ fn whatever_happens_the_tables_agree_and_every_task_ends_once() {
         launched > 1000,
         "chance must do something worth checking: {launched} tasks"
     );
-    for reason in [
-        Reason::AgentDisconnected,
-        Reason::AgentRemoved,
-        Reason::AgentReregistered,
-        Reason::Reconciliation,
+    for (reason, often) in [
+        (Reason::AgentDisconnected, 20),
+        (Reason::AgentRemoved, 20),
+        (Reason::AgentReregistered, 20),
+        (Reason::AgentRemovedByOperator, 2),
+        (Reason::Reconciliation, 20),
     ] {
         assert!(
-            reasons.get(&reason).is_some_and(|times| *times > 20),
+            reasons.get(&reason).is_some_and(|times| *times > often),
             "{reason:?} hardly ever happened: {reasons:?}"
         );
     }
