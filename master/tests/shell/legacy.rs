@@ -276,3 +276,32 @@ async fn long_answers_are_compressed_whoever_renders_them() {
     let answer: master::Response = json::from_slice(&response.body).unwrap();
     assert!(answer.get_metrics.unwrap().metrics.len() > 50);
 }
+
+#[tokio::test]
+async fn the_log_its_level_and_the_flags_are_for_those_whom_the_lists_let() {
+    let acls = r#"{ "access_mesos_logs": [{ "principals": { "type": "NONE" }, "logs": { "type": "ANY" } }],
+        "set_log_level": [{ "principals": { "type": "NONE" }, "level": { "type": "ANY" } }],
+        "view_flags": [{ "principals": { "type": "NONE" }, "flags": { "type": "ANY" } }] }"#;
+    let acls = std::sync::Arc::new(tepui_access::Acls::parse(acls).unwrap());
+    let master = crate::support::master_with(|config| config.core.acls = acls).await;
+    let at = master.running.address();
+    for path in [
+        "/files/browse?path=/master/log",
+        "/files/read?path=/master/log",
+        "/files/download?path=/master/log",
+        "/logging/toggle?level=1&duration=1secs",
+        "/flags",
+    ] {
+        assert_eq!(get(at, path).await.status, 403, "{path}");
+    }
+    for call in [
+        r#"{"type": "READ_FILE", "read_file": {"path": "/master/log", "offset": 0}}"#,
+        r#"{"type": "LIST_FILES", "list_files": {"path": "/master/log"}}"#,
+        r#"{"type": "GET_FLAGS"}"#,
+        r#"{"type": "SET_LOGGING_LEVEL",
+            "set_logging_level": {"level": 1, "duration": {"nanoseconds": 1}}}"#,
+    ] {
+        let response = send(at, "POST", "/api/v1", &[JSON], call.as_bytes()).await;
+        assert_eq!(response.status, 403, "{call}: {}", response.text());
+    }
+}

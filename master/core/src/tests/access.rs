@@ -131,3 +131,25 @@ fn a_view_hides_what_its_reader_may_not_see() {
         "nothing is copied where nothing is hidden"
     );
 }
+
+#[test]
+fn an_operator_hears_only_of_frameworks_and_tasks_it_may_view() {
+    let mut cluster = cluster(
+        r#"{ "view_frameworks": [{ "principals": { "values": ["ann"] }, "users": { "type": "ANY" } },
+                                 { "principals": { "type": "ANY" }, "users": { "type": "NONE" } }],
+             "view_tasks": [{ "principals": { "values": ["ann"] }, "users": { "type": "NONE" } }] }"#,
+    );
+    cluster.apply(Input::OperatorsListen(true));
+    let scheduler = cluster.subscribe(info("f"));
+    cluster.agent("cpus:4;mem:1024");
+    cluster.start(&scheduler, "t");
+    let heard = |cluster: &Cluster, principal: Option<&str>| -> Vec<bool> {
+        let happenings = cluster.happenings.iter();
+        happenings
+            .map(|happening| cluster.core.may_hear(principal, happening))
+            .collect()
+    };
+    // A framework, an agent, a task.
+    assert_eq!(heard(&cluster, Some("ann")), [true, true, false]);
+    assert_eq!(heard(&cluster, None), [false, true, false]);
+}
