@@ -76,6 +76,10 @@ pub struct Config {
     pub disk_watch_interval: Duration,
     /// The pause before dialling the master again is any up to this, doubled each time it is in vain.
     pub registration_backoff_factor: Duration,
+    /// Whether containers may be started by whoever reaches the agent, also from other machines.
+    pub insecure: bool,
+    /// How the process's log is made to say more or less; without it SET_LOGGING_LEVEL is refused.
+    pub set_verbosity: Option<fn(u32)>,
     /// Cancelled to stop the agent.
     pub cancel: CancellationToken,
 }
@@ -118,6 +122,8 @@ impl Default for Config {
             gc_disk_headroom: 0.1,
             disk_watch_interval: Duration::from_secs(60),
             registration_backoff_factor: Duration::from_secs(1),
+            insecure: false,
+            set_verbosity: None,
             cancel: CancellationToken::new(),
         }
     }

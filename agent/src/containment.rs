@@ -4,7 +4,7 @@
 //! version 2 alone, and none at all, where process groups must do.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::{Cgroup, hierarchies};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::process::Command;
 
 /// All groups of all agents of this machine are below this one.
 const ROOT: &str = "tepui";
@@ -116,6 +117,39 @@ impl Group {
 
     pub(crate) fn delegates(&self) -> bool {
         self.delegate
+    }
+
+    /// The group inside this one in which the executor keeps what is called so.
+    pub(crate) fn inner(&self, name: &str) -> Self {
+        let path = format!("{}/{}", self.path, file_name(name));
+        Self {
+            layout: self.layout,
+            name: name.to_owned(),
+            path,
+            delegate: false,
+        }
+    }
+
+    /// Makes a group inside one that is there. In a version 2 group that has processes of its own the limits of such a
+    /// group are not enforced: it only holds its processes together.
+    pub(crate) fn create_inside(&self, outer: &Self) -> io::Result<()> {
+        let name = self.path.rsplit('/').next().unwrap_or(&self.path);
+        outer
+            .trees()
+            .iter()
+            .try_for_each(|tree| std::fs::create_dir_all(tree.join(name)))
+    }
+
+    /// What the kernel says in a file of this group's, in whichever hierarchy has it.
+    pub(crate) fn read(&self, file: &str) -> Option<String> {
+        self.trees()
+            .iter()
+            .find_map(|tree| std::fs::read_to_string(tree.join(file)).ok())
+    }
+
+    pub(crate) fn process_count(&self) -> usize {
+        // Every hierarchy knows them all.
+        self.trees().first().map_or(0, |tree| processes(tree).len())
     }
 
     pub(crate) fn exists(&self) -> bool {
@@ -278,6 +312,23 @@ impl Group {
         trees.sort();
         trees.dedup();
         trees
+    }
+}
+
+/// Makes the command lead a session of its own, in the groups whose files these are.
+pub(crate) fn set_apart(command: &mut Command, joins: Vec<File>) {
+    // SAFETY: between fork and exec only setsid and write on descriptors opened before are called: plain system
+    // calls that neither allocate nor take locks.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::setsid() < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            for mut file in &joins {
+                file.write_all(b"0")?;
+            }
+            Ok(())
+        });
     }
 }
 

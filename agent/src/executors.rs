@@ -24,7 +24,7 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::containment::{Group, Layout, Limits};
+use crate::containment::{Group, Layout, Limits, set_apart};
 use crate::owner::Event;
 use crate::prepare::{DEFAULT_PATH, Preparer, add_variables};
 use crate::sandbox;
@@ -79,6 +79,8 @@ struct Shared {
 struct Running {
     /// Cancelled to destroy it, at whatever stage it is.
     destroy: CancellationToken,
+    /// Cancelled when nothing of it is left.
+    gone: CancellationToken,
     group: Option<Group>,
     checkpoint: bool,
     /// What its tasks hold, kept for the limits at start and the sentence at the end.
@@ -137,6 +139,7 @@ impl Executors {
         let agent = agent_of(&order.sandbox);
         let running = Running {
             destroy: CancellationToken::new(),
+            gone: CancellationToken::new(),
             group: self.shared.group_of(&order.executor, order.kind, &agent),
             checkpoint: order.framework.checkpoint.unwrap_or(false),
             resources: order.resources.clone(),
@@ -193,6 +196,7 @@ impl Executors {
             let pid = record.as_ref().and_then(Record::living);
             let running = Running {
                 destroy: CancellationToken::new(),
+                gone: CancellationToken::new(),
                 group: self.shared.group_of(&executor, view.kind, &agent),
                 checkpoint: record.is_none_or(|record| record.checkpoint),
                 resources: view.resources.clone(),
@@ -244,6 +248,16 @@ impl Executors {
             }
         }
         Ok(records)
+    }
+
+    /// The cgroup of an executor that runs.
+    pub(crate) fn group(&self, executor: &ExecutorRef) -> Option<Group> {
+        self.shared.lock().get(executor)?.group.clone()
+    }
+
+    /// What is cancelled when nothing is left of an executor that runs.
+    pub(crate) fn gone(&self, executor: &ExecutorRef) -> Option<CancellationToken> {
+        Some(self.shared.lock().get(executor)?.gone.clone())
     }
 
     /// Ends the executors and returns when they are gone; with `keep_checkpointed`, those of checkpointing frameworks
@@ -419,7 +433,9 @@ impl Shared {
     async fn clean_up(&self, executor: &ExecutorRef, group: Option<Group>, pid: Option<u32>) {
         self.end(group, pid).await;
         let _ = std::fs::remove_file(self.record_path(executor));
-        self.lock().remove(executor);
+        if let Some(running) = self.lock().remove(executor) {
+            running.gone.cancel();
+        }
     }
 
     async fn spawn(
@@ -469,19 +485,7 @@ impl Shared {
             .stdin(Stdio::null())
             .stdout(output("stdout").map_err(failed)?)
             .stderr(output("stderr").map_err(failed)?);
-        // SAFETY: between fork and exec only setsid and write on descriptors opened before are called: plain system
-        // calls that neither allocate nor take locks.
-        unsafe {
-            command.pre_exec(move || {
-                if libc::setsid() < 0 {
-                    return Err(io::Error::last_os_error());
-                }
-                for mut file in &joins {
-                    file.write_all(b"0")?;
-                }
-                Ok(())
-            });
-        }
+        set_apart(&mut command, joins);
         command.spawn().map_err(failed)
     }
 
@@ -642,7 +646,7 @@ pub(crate) fn megabytes(name: &str, bytes: u64) -> v1::Resource {
 }
 
 /// When a process began, in clock ticks since boot; None if it is gone, or dead and only waiting to be reaped.
-fn started(pid: u32) -> Option<u64> {
+pub(crate) fn started(pid: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything; what follows the last one is plain.
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();

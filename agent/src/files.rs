@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -16,12 +14,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::confine::Directory;
+use crate::follow::{follow, read_at};
 use crate::owner::Event;
 use crate::sandbox;
 use crate::watch::Watcher;
 
-/// How much of a file one record carries.
-const CHUNK_BYTES: u64 = 64 << 10;
+/// What Mesos calls an agent's log.
+pub(crate) const LOG_PATHS: [&str; 2] = ["/slave/log", "/agent/log"];
 /// How much one ReadFile gives at most.
 const MAX_READ_BYTES: u64 = 4 << 20;
 
@@ -44,7 +43,7 @@ pub(crate) struct Located {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum FileError {
+pub(crate) enum FileError {
     #[error("no task '{task}' of framework '{framework}' is known to this agent")]
     UnknownTask { framework: String, task: String },
     #[error("'{path}' is no path of a sandbox")]
@@ -64,15 +63,15 @@ impl FileError {
         let (path, cause) = (path.to_owned(), error.to_string());
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::Missing { path },
-            io::ErrorKind::PermissionDenied => Self::Refused { path, cause },
-            io::ErrorKind::InvalidInput | io::ErrorKind::IsADirectory => {
-                Self::Broken { path, cause }
+            // The system's own refusal. A path that leads outside is our finding, and the client's mistake.
+            io::ErrorKind::PermissionDenied if error.raw_os_error().is_some() => {
+                Self::Refused { path, cause }
             }
             _ => Self::Broken { path, cause },
         }
     }
 
-    fn status(&self) -> u32 {
+    pub(crate) fn status(&self) -> u32 {
         match self {
             Self::UnknownTask { .. } | Self::NotASandbox { .. } | Self::Missing { .. } => 404,
             Self::Refused { .. } => 403,
@@ -207,57 +206,38 @@ impl FilesContext {
         let file = Directory::open(&located.sandbox)
             .and_then(|sandbox| sandbox.open_file(Path::new(&tail.path)))
             .map_err(|error| FileError::of(&tail.path, &error))?;
-        let mut offset = tail.offset.unwrap_or(0);
-        let watch = self
-            .watcher
-            .watch(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())));
-        let follow = tail.follow.unwrap_or(false);
-        loop {
-            // Looked at before reading: what was written before the end is then read after it.
-            let ended = !follow
-                || *located.phase.borrow_and_update() == Phase::Ended
-                || located.phase.has_changed().is_err();
-            let size = file
-                .metadata()
-                .map_err(|error| FileError::of(&tail.path, &error))?
-                .len();
-            if size < offset {
-                // Truncated and written anew: so is what the reader sees.
-                offset = 0;
-            }
-            while let Some(data) = read_at(&file, offset, CHUNK_BYTES)
-                .map_err(|error| FileError::of(&tail.path, &error))?
-            {
-                offset += data.len() as u64;
-                if !send(
-                    answers,
-                    FileChunk {
-                        data: Some(data),
-                        ..chunk(tail.request_id)
-                    },
-                )
-                .await
-                {
-                    return Ok(());
+        let writer = tail.follow.unwrap_or(false).then_some(located.phase);
+        let (pieces, mut taken) = mpsc::channel(1);
+        let following = follow(
+            &file,
+            tail.offset.unwrap_or(0),
+            &self.watcher,
+            writer,
+            pieces,
+        );
+        let passing_on = async move {
+            while let Some(data) = taken.recv().await {
+                let piece = FileChunk {
+                    data: Some(data),
+                    ..chunk(tail.request_id)
+                };
+                if !send(answers, piece).await {
+                    return;
                 }
             }
-            if ended {
-                send(
-                    answers,
-                    FileChunk {
-                        last: Some(true),
-                        ..chunk(tail.request_id)
-                    },
-                )
-                .await;
-                return Ok(());
+        };
+        tokio::select! {
+            (followed, ()) = async { tokio::join!(following, passing_on) } => {
+                followed.map_err(|error| FileError::of(&tail.path, &error))?;
+                let last = FileChunk {
+                    last: Some(true),
+                    ..chunk(tail.request_id)
+                };
+                send(answers, last).await;
             }
-            tokio::select! {
-                () = watch.changed() => {}
-                _ = located.phase.changed() => {}
-                () = answers.closed() => return Ok(()),
-            }
+            () = answers.closed() => {}
         }
+        Ok(())
     }
 
     async fn read(
@@ -265,27 +245,10 @@ impl FilesContext {
         request: &ReadFile,
         answers: &mpsc::Sender<ToMaster>,
     ) -> Result<(), FileError> {
-        let (directory, path) = self.open(&request.path)?;
-        let failed = |error: io::Error| FileError::of(&request.path, &error);
-        let file = directory.open_file(&path).map_err(failed)?;
-        let size = file.metadata().map_err(failed)?.len();
         let wanted = request.length.unwrap_or(MAX_READ_BYTES).min(MAX_READ_BYTES);
-        let mut data = Vec::new();
-        while (data.len() as u64) < wanted {
-            let left = wanted - data.len() as u64;
-            match read_at(
-                &file,
-                request.offset + data.len() as u64,
-                left.min(CHUNK_BYTES),
-            )
-            .map_err(failed)?
-            {
-                Some(piece) => data.extend_from_slice(&piece),
-                None => break,
-            }
-        }
+        let (size, data) = self.read_path(&request.path, request.offset, wanted)?;
         let answer = FileChunk {
-            data: Some(data.into()),
+            data: Some(data),
             size: Some(size),
             last: Some(true),
             ..chunk(request.request_id)
@@ -299,25 +262,7 @@ impl FilesContext {
         request: &ListFiles,
         answers: &mpsc::Sender<ToMaster>,
     ) -> Result<(), FileError> {
-        let (directory, path) = self.open(&request.path)?;
-        let entries = directory
-            .list(&path)
-            .map_err(|error| FileError::of(&request.path, &error))?;
-        let base = request.path.trim_end_matches('/');
-        let files = entries
-            .into_iter()
-            .map(|entry| v1::FileInfo {
-                path: format!("{base}/{}", entry.name),
-                nlink: i32::try_from(entry.links).ok(),
-                size: Some(entry.size),
-                mtime: Some(v1::TimeInfo {
-                    nanoseconds: entry.modified_ns,
-                }),
-                mode: Some(entry.mode),
-                uid: Some(entry.uid.to_string()),
-                gid: Some(entry.gid.to_string()),
-            })
-            .collect();
+        let files = self.list_path(&request.path)?;
         send(
             answers,
             FileChunk {
@@ -330,8 +275,70 @@ impl FilesContext {
         Ok(())
     }
 
+    /// The entries of a directory as clients name it. Blocks on the disk for a moment.
+    pub(crate) fn list_path(&self, path: &str) -> Result<Vec<v1::FileInfo>, FileError> {
+        let (directory, inside) = self.open(path)?;
+        let entries = directory
+            .list(&inside)
+            .map_err(|error| FileError::of(path, &error))?;
+        let base = path.trim_end_matches('/');
+        let files = entries.into_iter().map(|entry| v1::FileInfo {
+            path: format!("{base}/{}", entry.name),
+            nlink: i32::try_from(entry.links).ok(),
+            size: Some(entry.size),
+            mtime: Some(v1::TimeInfo {
+                nanoseconds: entry.modified_ns,
+            }),
+            mode: Some(entry.mode),
+            uid: Some(entry.uid.to_string()),
+            gid: Some(entry.gid.to_string()),
+        });
+        Ok(files.collect())
+    }
+
+    /// The file's size and up to `wanted` bytes of it. Blocks on the disk for a moment.
+    pub(crate) fn read_path(
+        &self,
+        path: &str,
+        offset: u64,
+        wanted: u64,
+    ) -> Result<(u64, Bytes), FileError> {
+        let failed = |error: io::Error| FileError::of(path, &error);
+        let file = self.open_path(path)?;
+        let size = file.metadata().map_err(failed)?.len();
+        let mut data = Vec::new();
+        while (data.len() as u64) < wanted {
+            let left = wanted - data.len() as u64;
+            match read_at(&file, offset + data.len() as u64, left).map_err(failed)? {
+                Some(piece) => data.extend_from_slice(&piece),
+                None => break,
+            }
+        }
+        Ok((size, data.into()))
+    }
+
+    pub(crate) fn open_path(&self, path: &str) -> Result<File, FileError> {
+        if LOG_PATHS.contains(&path) {
+            return File::open(self.work_dir.join(crate::log::FILE))
+                .map_err(|error| FileError::of(path, &error));
+        }
+        let (directory, inside) = self.open(path)?;
+        directory
+            .open_file(&inside)
+            .map_err(|error| FileError::of(path, &error))
+    }
+
     /// The directory that confines a path, and the path in it.
     fn open(&self, path: &str) -> Result<(Directory, PathBuf), FileError> {
+        if Path::new(path)
+            .components()
+            .any(|part| part == Component::ParentDir)
+        {
+            return Err(FileError::Broken {
+                path: path.to_owned(),
+                cause: "it steps upwards, out of what it names".to_owned(),
+            });
+        }
         let agent = std::fs::read_to_string(self.work_dir.join("meta/agent_id")).ok();
         let split = sandbox::split(&self.work_dir, agent.as_deref().map(str::trim), path)
             .ok_or_else(|| FileError::NotASandbox {
@@ -340,21 +347,6 @@ impl FilesContext {
         let directory = Directory::open(&self.work_dir.join(&split.trusted));
         let directory = directory.map_err(|error| FileError::of(path, &error))?;
         Ok((directory, split.inside.unwrap_or_default()))
-    }
-}
-
-fn read_at(file: &File, offset: u64, length: u64) -> io::Result<Option<Bytes>> {
-    let mut buffer = vec![0; usize::try_from(length.min(CHUNK_BYTES)).unwrap_or_default()];
-    loop {
-        match file.read_at(&mut buffer, offset) {
-            Ok(0) => return Ok(None),
-            Ok(count) => {
-                buffer.truncate(count);
-                return Ok(Some(buffer.into()));
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
     }
 }
 
@@ -523,8 +515,8 @@ mod tests {
         for (id, task, path, status) in [
             (1, "other", "stdout", 404),
             (2, "t", "nothing", 404),
-            (3, "t", "../../x", 403),
-            (4, "t", "link", 403),
+            (3, "t", "../../x", 400),
+            (4, "t", "link", 400),
         ] {
             bench.tail(id, task, path, 0, true);
             let chunk = bench.next().await;

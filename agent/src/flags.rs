@@ -57,6 +57,7 @@ impl Config {
             ("default_role", self.default_role.clone()),
             ("fetcher_cache_size", format!("{}B", self.cache_bytes)),
             ("gc_disk_headroom", self.gc_disk_headroom.to_string()),
+            ("insecure", self.insecure.to_string()),
             ("ip", self.ip.to_string()),
             ("keep_tasks", self.keep_tasks_at_stop.to_string()),
             ("master", self.master.clone()),

@@ -273,7 +273,7 @@ mod tests {
     use tepui_api::v1;
 
     use super::*;
-    use crate::site::{About, router};
+    use crate::site::router;
     use crate::testing::serve;
 
     const JSON: &str = "application/json";
@@ -282,23 +282,8 @@ mod tests {
     /// The site, with the test as its owner.
     async fn site() -> (SocketAddr, mpsc::Receiver<Event>) {
         let (events, inbox) = mpsc::channel(100);
-        let about = About {
-            info: v1::AgentInfo {
-                hostname: "here".to_owned(),
-                ..Default::default()
-            },
-            endpoint: "127.0.0.1:5051".to_owned(),
-            work_dir: "/work".to_owned(),
-            start_time: 1.0,
-        };
-        (
-            serve(router(Site {
-                events,
-                about: Arc::new(about),
-            }))
-            .await,
-            inbox,
-        )
+        let site = crate::testing::site(events);
+        (serve(router(site)).await, inbox)
     }
 
     fn request(address: SocketAddr) -> RequestBuilder {

@@ -8,38 +8,56 @@
 //!              fetcher compile containment
 //! ```
 //!
-//! An agent dials its master and is never dialled; only executors on the same machine come in.
+//! An agent dials its master and is never dialled by it; executors of the same machine come in, and operators.
 
+mod answer;
 mod archive;
 mod checkpoint;
 mod compile;
 mod config;
 mod confine;
+mod containers;
 mod containment;
 mod detect;
 mod executors;
 mod fetcher;
 mod files;
+mod files_api;
 mod flags;
+mod follow;
 mod gc;
 mod http;
 mod kind;
+mod legacy;
 mod link;
+mod log;
+mod metrics;
+mod operator;
 mod owner;
+mod pages;
 mod prepare;
+mod reads;
 mod request;
 mod sandbox;
 mod serve;
 mod server;
+mod shown;
 mod site;
+mod statistics;
 mod store;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+mod usage;
+mod verbosity;
 mod watch;
+
+/// The level of Mesos's API this agent speaks: clients compare it part by part.
+pub const MESOS_API_LEVEL: &str = "1.11.0";
 
 pub use config::{Config, Reconfiguration, Recover};
 pub use flags::ConfigError;
 pub use link::{Authority, AuthorityError};
+pub use log::Log;
 pub use server::{Running, run, start};

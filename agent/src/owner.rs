@@ -8,11 +8,12 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tepui_agent_core::{
-    AgentView, ConnectionKey, Core, Effect, Input, PrepareFailure, RequestKey, TaskRef,
+    AgentView, ConnectionKey, ContainerOwner, ContainerView, Core, Effect, Input, PrepareFailure,
+    RequestKey, TaskRef,
 };
 use tepui_api::link::ToMaster;
 use tepui_api::v1::executor;
-use tepui_api::{MediaType, media, recordio, v1};
+use tepui_api::{MediaType, media, recordio};
 use tepui_model::{Now, Tick, check_id};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
@@ -65,6 +66,11 @@ pub(crate) enum Event {
     },
     View {
         reply: oneshot::Sender<Box<AgentView>>,
+    },
+    /// Who lives in the container of that id, and until when if it is a task.
+    Container {
+        id: String,
+        reply: oneshot::Sender<Option<(ContainerView, Option<watch::Receiver<Phase>>)>>,
     },
     /// Something without which the agent cannot go on.
     Failed(String),
@@ -183,6 +189,11 @@ pub(crate) fn now(began: Instant) -> Now {
         tick: Tick(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)),
         wall_ns,
     }
+}
+
+/// Seconds since 1970.
+pub(crate) fn wall_secs() -> f64 {
+    now(Instant::now()).wall_secs()
 }
 
 impl Owner {
@@ -330,6 +341,18 @@ impl Owner {
             Event::Locate { task, reply } => {
                 let located = self.locate(&task);
                 let _ = reply.send(located);
+            }
+            Event::Container { id, reply } => {
+                let found = self.core.find_container(&id).map(|view| {
+                    let phase = match &view.owner {
+                        ContainerOwner::Executor => None,
+                        ContainerOwner::Task(task) => {
+                            self.locate(task).map(|located| located.phase)
+                        }
+                    };
+                    (view, phase)
+                });
+                let _ = reply.send(found);
             }
             Event::View { reply } => {
                 let _ = reply.send(Box::new(self.core.view()));
@@ -609,9 +632,4 @@ pub(crate) fn live_sandboxes(view: &AgentView) -> Vec<String> {
                 .map(|executor| executor.sandbox.clone()),
         )
         .collect()
-}
-
-/// For the state page: a state's name as the wire has it.
-pub(crate) fn state_name(state: v1::TaskState) -> &'static str {
-    state.as_str_name()
 }

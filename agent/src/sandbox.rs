@@ -8,6 +8,8 @@ use std::path::{Component, Path, PathBuf};
 /// The parts of a sandbox's path below the work directory, those at the odd places being ids:
 /// `slaves/<agent>/frameworks/<framework>/executors/<executor>/runs/<container>`.
 const LABELS: [&str; 4] = ["slaves", "frameworks", "executors", "runs"];
+/// Where containers that belong to no executor have theirs: `containers/<id>`.
+pub(crate) const STANDALONE: &str = "containers";
 /// The newest run beside the runs.
 const LATEST: &str = "latest";
 
@@ -74,12 +76,17 @@ pub(crate) fn split(work_dir: &Path, agent: Option<&str>, path: &str) -> Option<
     if parts.is_empty() {
         return None;
     }
-    for (index, label) in LABELS.iter().enumerate() {
+    let labels = if parts[0] == STANDALONE {
+        &[STANDALONE][..]
+    } else {
+        &LABELS
+    };
+    for (index, label) in labels.iter().enumerate() {
         if parts.get(index * 2).is_some_and(|part| part != label) {
             return None;
         }
     }
-    let depth = LABELS.len() * 2;
+    let depth = labels.len() * 2;
     let inside = (parts.len() >= depth).then(|| parts.iter().skip(depth).collect());
     Some(Split {
         trusted: parts.iter().take(depth).collect(),

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::checkpoint;
 use crate::compile::{CompileLimits, Compiler, compiled_directory};
 use crate::config::Config;
+use crate::containers::Containers;
 use crate::containment::Layout;
 use crate::detect;
 use crate::executors::{Executors, Settings};
@@ -34,6 +35,7 @@ use crate::prepare::Preparer;
 use crate::serve::serve;
 use crate::site::{About, Site, router};
 use crate::store::Store;
+use crate::verbosity::Verbosity;
 use crate::watch::Watcher;
 
 /// Events that may wait for the owner before those who send them have to.
@@ -78,6 +80,9 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     })?;
     let work_dir = config.work_dir.canonicalize()?;
     let lock = lock(&work_dir)?;
+    if let Err(error) = crate::log::keep_in(&work_dir) {
+        tracing::warn!(%error, "the log is not kept in the work directory");
+    }
     let program = match &config.program {
         Some(program) => program.clone(),
         None => std::env::current_exe().context("this process does not know its own program")?,
@@ -177,10 +182,30 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         endpoint: endpoint.to_string(),
         work_dir: work_dir.display().to_string(),
         start_time: start_time.wall_secs(),
+        flags: config.flags(),
+        serves_containers: config.insecure || config.ip.is_loopback(),
     };
+    let watcher = Watcher::new();
+    let files = Arc::new(FilesContext {
+        work_dir: work_dir.clone(),
+        watcher: watcher.clone(),
+        events: events.clone(),
+    });
+    let containers = Containers::new(
+        work_dir.clone(),
+        layout,
+        preparer.clone(),
+        executors.clone(),
+        events.clone(),
+        watcher,
+    );
     let site = router(Site {
         events: events.clone(),
         about: Arc::new(about),
+        files: files.clone(),
+        executors: executors.clone(),
+        containers: containers.clone(),
+        verbosity: Verbosity::new(config.set_verbosity),
     });
     // The parts stop one after the other, so each has a token of its own.
     let (stop_link, stop_http) = (CancellationToken::new(), CancellationToken::new());
@@ -193,12 +218,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         credential: config.credential.clone(),
         backoff: config.registration_backoff_factor,
     };
-    let context = Arc::new(FilesContext {
-        work_dir: work_dir.clone(),
-        watcher: Watcher::new(),
-        events: events.clone(),
-    });
-    let link = tokio::spawn(keep_linked(link_settings, context, stop_link.clone()));
+    let link = tokio::spawn(keep_linked(link_settings, files, stop_link.clone()));
     let owner = Owner::new(Parts {
         core,
         began,
@@ -224,6 +244,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         // The owner is gone and with it every executor's stream.
         stop_link.cancel();
         let _ = link.await;
+        containers.stop().await;
         executors.stop(keep).await;
         stop_http.cancel();
         for server in servers {

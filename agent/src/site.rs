@@ -3,19 +3,23 @@
 //! Every path is there bare and under `/slave(1)`, reads also with `.json`; the longest path that is known answers for
 //! all below it, as stock clients expect.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any};
-use serde_json::{Value, json};
+use tepui_agent_core::AgentView;
 use tepui_api::{MediaType, media, v1};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::http;
-use crate::owner::{Event, state_name};
+use crate::containers::Containers;
+use crate::executors::Executors;
+use crate::files::FilesContext;
+use crate::owner::Event;
+use crate::verbosity::Verbosity;
+use crate::{answer, files_api, http, operator, pages};
 
 /// The prefixes of Mesos's agent process; clients write the parentheses either way.
 const PREFIXES: [&str; 3] = ["", "/slave(1)", "/slave%281%29"];
@@ -24,6 +28,10 @@ const PREFIXES: [&str; 3] = ["", "/slave(1)", "/slave%281%29"];
 pub(crate) struct Site {
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) about: Arc<About>,
+    pub(crate) files: Arc<FilesContext>,
+    pub(crate) executors: Executors,
+    pub(crate) containers: Containers,
+    pub(crate) verbosity: Verbosity,
 }
 
 impl Site {
@@ -32,6 +40,12 @@ impl Site {
             .send(event)
             .await
             .map_err(|_| Refusal::stopping())
+    }
+
+    pub(crate) async fn view(&self) -> Result<Box<AgentView>, Refusal> {
+        let (reply, view) = oneshot::channel();
+        self.send(Event::View { reply }).await?;
+        view.await.map_err(|_| Refusal::stopping())
     }
 }
 
@@ -42,15 +56,47 @@ pub(crate) struct About {
     pub(crate) endpoint: String,
     pub(crate) work_dir: String,
     pub(crate) start_time: f64,
+    pub(crate) flags: BTreeMap<&'static str, String>,
+    /// Whether calls that start or touch containers are taken.
+    pub(crate) serves_containers: bool,
+}
+
+impl About {
+    /// Everything here has the agent's own network.
+    pub(crate) fn network_infos(&self) -> Vec<v1::NetworkInfo> {
+        let address = self.endpoint.rsplit_once(':');
+        let address = v1::network_info::IpAddress {
+            ip_address: address.map(|(address, _)| address.to_owned()),
+            ..Default::default()
+        };
+        vec![v1::NetworkInfo {
+            ip_addresses: vec![address],
+            ..Default::default()
+        }]
+    }
 }
 
 pub(crate) fn router(site: Site) -> Router {
     let mut routes = Routes(Router::new());
     routes.tree("/api/v1/executor", any(http::executor_call));
+    routes.tree("/api/v1", any(operator::operator_call));
     routes.read("/health", any(StatusCode::OK));
-    routes.read("/version", any(version));
-    routes.read("/state", any(state));
-    routes.0.fallback(not_found).with_state(site)
+    routes.read("/version", any(pages::version));
+    routes.read("/flags", any(pages::flags));
+    routes.read("/state", any(pages::state));
+    routes.read("/metrics/snapshot", any(pages::metrics));
+    routes.read("/monitor/statistics", any(pages::statistics));
+    routes.read("/containers", any(pages::containers));
+    routes.read("/containerizer/debug", any(pages::containerizer_debug));
+    routes.read("/files/browse", any(files_api::browse));
+    routes.read("/files/read", any(files_api::read));
+    routes.read("/files/download", any(files_api::download));
+    routes.read("/files/debug", any(files_api::debug));
+    routes
+        .0
+        .fallback(not_found)
+        .layer(axum::middleware::from_fn(answer::pack))
+        .with_state(site)
 }
 
 struct Routes(Router<Site>);
@@ -76,74 +122,6 @@ impl Routes {
     }
 }
 
-async fn version() -> Response {
-    axum::Json(json!({ "version": env!("CARGO_PKG_VERSION") })).into_response()
-}
-
-async fn state(State(site): State<Site>) -> Result<Response, Refusal> {
-    let (reply, view) = oneshot::channel();
-    site.send(Event::View { reply }).await?;
-    let view = view.await.map_err(|_| Refusal::stopping())?;
-    let about = &site.about;
-    let task = |task: &tepui_agent_core::TaskView| {
-        json!({
-            "id": task.task.task.as_str(),
-            "name": task.info.name,
-            "framework_id": task.task.framework.as_str(),
-            "executor_id": task.executor.as_ref().map_or("", |executor| executor.as_str()),
-            "state": state_name(task.state),
-            "directory": format!("{}/{}", about.work_dir, task.sandbox),
-            "container": task.container_id.as_str(),
-        })
-    };
-    let frameworks: Vec<Value> = view
-        .frameworks
-        .iter()
-        .map(|framework| {
-            let id = &framework.framework;
-            let executors: Vec<Value> = view
-                .executors
-                .iter()
-                .filter(|executor| executor.executor.framework == *id)
-                .map(|executor| {
-                    json!({
-                        "id": executor.executor.executor.as_str(),
-                        "name": executor.info.name,
-                        "container": executor.container_id.as_str(),
-                        "directory": format!("{}/{}", about.work_dir, executor.sandbox),
-                        "connected": executor.connected,
-                        "pid": executor.pid,
-                        "live_tasks": executor.live_tasks,
-                    })
-                })
-                .collect();
-            json!({
-                "id": id.as_str(),
-                "name": framework.info.name,
-                "user": framework.info.user,
-                "checkpoint": framework.info.checkpoint.unwrap_or(false),
-                "executors": executors,
-                "tasks": view.tasks.iter().filter(|one| one.task.framework == *id).map(task).collect::<Vec<_>>(),
-            })
-        })
-        .collect();
-    let body = json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "id": view.agent_id.as_ref().map_or("", |id| id.as_str()),
-        "pid": format!("slave(1)@{}", about.endpoint),
-        "hostname": about.info.hostname,
-        "start_time": about.start_time,
-        "master_id": view.master_id,
-        "registered": view.registered,
-        "resources": about.info.resources.iter().map(tepui_api::json::to_value).collect::<Vec<_>>(),
-        "attributes": about.info.attributes.iter().map(tepui_api::json::to_value).collect::<Vec<_>>(),
-        "frameworks": frameworks,
-        "completed_tasks": view.ended.iter().map(task).collect::<Vec<_>>(),
-        "metrics": view.counters,
-    });
-    Ok(axum::Json(body).into_response())
-}
-
 async fn not_found(uri: Uri) -> Refusal {
     Refusal(
         StatusCode::NOT_FOUND,
@@ -164,6 +142,13 @@ impl Refusal {
         Self(
             StatusCode::METHOD_NOT_ALLOWED,
             format!("Expecting one of {{ 'POST' }}, but received '{method}'"),
+        )
+    }
+
+    pub(crate) fn recovering() -> Self {
+        Self(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Agent has not finished recovery".to_owned(),
         )
     }
 

@@ -293,3 +293,81 @@ pub(crate) async fn serve(router: axum::Router) -> SocketAddr {
     tokio::spawn(axum::serve(listener, router).into_future());
     address
 }
+
+/// A site whose owner is the test; its directory lives as long as the runtime.
+pub(crate) fn site(events: mpsc::Sender<crate::owner::Event>) -> crate::site::Site {
+    use crate::compile::{CompileLimits, Compiler};
+    use crate::containers::Containers;
+    use crate::containment::Layout;
+    use crate::executors::{Executors, Settings};
+    use crate::fetcher::Fetcher;
+    use crate::files::FilesContext;
+    use crate::prepare::Preparer;
+    use crate::site::{About, Site};
+    use crate::store::Store;
+    use crate::verbosity::Verbosity;
+    use crate::watch::Watcher;
+
+    let directory = tempfile::tempdir().unwrap();
+    let work_dir = directory.path().to_path_buf();
+    tokio::spawn(async move {
+        let _kept = directory;
+        std::future::pending::<()>().await;
+    });
+    let limits = CompileLimits {
+        workers: 1,
+        time: Duration::from_secs(9),
+        memory_bytes: 1 << 30,
+        module_bytes: 1 << 20,
+    };
+    let store = |name: &str| Store::open(work_dir.join(name), 1 << 20).unwrap();
+    let preparer = Preparer {
+        work_dir: work_dir.clone(),
+        fetcher: Fetcher::new(store("fetch"), Duration::from_secs(5)).unwrap(),
+        compiler: Compiler::new("/bin/false".into(), store("compiled"), limits),
+    };
+    let settings = Settings {
+        work_dir: work_dir.clone(),
+        program: "/bin/false".into(),
+        endpoint: "127.0.0.1:5051".parse().unwrap(),
+        socket: work_dir.join("agent.sock"),
+        layout: Layout::None,
+        overhead_bytes: 64 << 20,
+        shutdown_grace_period: Duration::from_secs(5),
+        reregistration_timeout: Duration::from_secs(2),
+        recovery_timeout: Duration::from_secs(900),
+        executor_environment: BTreeMap::new(),
+    };
+    let executors = Executors::new(settings, preparer.clone(), events.clone());
+    let watcher = Watcher::new();
+    let info = tepui_api::v1::AgentInfo {
+        hostname: "here".to_owned(),
+        ..Default::default()
+    };
+    Site {
+        about: Arc::new(About {
+            info,
+            endpoint: "127.0.0.1:5051".to_owned(),
+            work_dir: work_dir.display().to_string(),
+            start_time: 1.0,
+            flags: BTreeMap::new(),
+            serves_containers: true,
+        }),
+        files: Arc::new(FilesContext {
+            work_dir: work_dir.clone(),
+            watcher: watcher.clone(),
+            events: events.clone(),
+        }),
+        containers: Containers::new(
+            work_dir,
+            Layout::None,
+            preparer,
+            executors.clone(),
+            events.clone(),
+            watcher,
+        ),
+        executors,
+        events,
+        verbosity: Verbosity::new(None),
+    }
+}

@@ -22,10 +22,14 @@ pub(crate) fn start() {
     let to_master_log = fmt::layer()
         .with_ansi(false)
         .with_writer(|| tepui_master::Log);
+    let to_agent_log = fmt::layer()
+        .with_ansi(false)
+        .with_writer(|| tepui_agent::Log);
     let started = tracing_subscriber::registry()
         .with(filter)
         .with(to_stderr)
         .with(to_master_log)
+        .with(to_agent_log)
         .try_init();
     // A second call (the executors share this) changes nothing.
     if started.is_ok() {

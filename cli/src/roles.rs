@@ -119,6 +119,9 @@ pub(crate) struct Agent {
     /// Port of the agent's own endpoint; 0 takes a free one
     #[arg(long, default_value_t = 5051)]
     port: u16,
+    /// Serve calls on containers beyond loopback, without authentication
+    #[arg(long)]
+    insecure: bool,
     /// Name this host is known by
     #[arg(long)]
     hostname: Option<String>,
@@ -276,6 +279,8 @@ impl Agent {
             config.disk_watch_interval = self.disk_watch_interval;
             config.registration_backoff_factor = self.registration_backoff_factor;
             config.keep_tasks_at_stop = self.keep_tasks;
+            config.insecure = self.insecure;
+            config.set_verbosity = Some(logging::set_verbosity);
             config.cancel = stop;
             let running = tepui_agent::start(config).await?;
             println!("listening on {}", running.address);

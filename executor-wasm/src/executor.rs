@@ -11,6 +11,7 @@ use tepui_sdk_executor::{Config, Event, Handle, connect};
 use tokio::sync::Notify;
 
 use crate::governor::{Outcome, Progress, Runtime, Settings, TaskHandle};
+use crate::report;
 use crate::spec::TaskSpec;
 use crate::verdict::{Ending, Usage, bare, verdict};
 
@@ -37,6 +38,13 @@ async fn serve(config: Config, runtime: &Runtime) {
         alive: Arc::default(),
         handle: handle.clone(),
     };
+    let reporting = tokio::spawn(report::serve({
+        let alive = Arc::clone(&tasks.alive);
+        move || {
+            let alive = alive.lock();
+            report::lines(alive.iter().map(|(id, task)| (id.as_str(), task)))
+        }
+    }));
     let mut tells_killing = false;
     let mut agent_is_there = false;
     while let Some(event) = events.next().await {
@@ -60,6 +68,7 @@ async fn serve(config: Config, runtime: &Runtime) {
         }
     }
     tasks.end_all(grace).await;
+    reporting.abort();
     if agent_is_there {
         // The agent waits for the last statuses for the grace period; `events` must live for them to be sent.
         handle.drained(grace).await;

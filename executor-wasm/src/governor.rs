@@ -93,12 +93,23 @@ pub struct Outcome {
 #[derive(Clone)]
 pub struct TaskHandle {
     switch: Arc<Switch>,
+    meter: Arc<Meter>,
 }
 
 impl TaskHandle {
     /// Ends the task at its next instruction or in its sleep; what it did until then stays. Its ending is reported.
     pub fn kill(&self) {
         self.switch.turn_off();
+    }
+
+    /// The processor time it has used so far, in nanoseconds.
+    pub(crate) fn cpu_ns(&self) -> u64 {
+        self.meter.cpu_ns()
+    }
+
+    /// The bytes of its memories and tables. They never shrink, so that the most is what it has now.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.meter.memory_peak()
     }
 }
 
@@ -158,14 +169,16 @@ impl Runtime {
         let switch = Arc::new(Switch::default());
         let handle = TaskHandle {
             switch: Arc::clone(&switch),
+            meter: Arc::default(),
         };
+        let meter = Arc::clone(&handle.meter);
         let inner = Arc::clone(&self.inner);
         let guests = self
             .guests
             .as_ref()
             .expect("it is there until it is dropped");
         guests.spawn(async move {
-            let outcome = supervise(&inner, &spec, &switch, &mut report).await;
+            let outcome = supervise(&inner, &spec, &switch, &meter, &mut report).await;
             report(Progress::Ended(Box::new(outcome)));
         });
         handle
@@ -186,16 +199,16 @@ async fn supervise(
     inner: &Inner,
     spec: &TaskSpec,
     switch: &Arc<Switch>,
+    meter: &Arc<Meter>,
     report: &mut (impl FnMut(Progress) + Send),
 ) -> Outcome {
     let began = Instant::now();
-    let meter = Arc::new(Meter::default());
     let surroundings = Surroundings {
         engines: &inner.engines,
         modules: &inner.modules,
         outputs: &inner.outputs,
         sandboxes: &inner.sandboxes,
-        meter: &meter,
+        meter,
         switch,
     };
     let mut started = || report(Progress::Started);
@@ -203,7 +216,7 @@ async fn supervise(
         let _running = inner.pace.run();
         let guest = Timed {
             guest: Box::pin(task::run(spec, surroundings, &mut started)),
-            meter: &meter,
+            meter,
         };
         // A mistake of ours in a host function must not leave a task without an ending.
         let guest = AssertUnwindSafe(guest).catch_unwind();

@@ -12,6 +12,7 @@ mod governor;
 mod limits;
 mod modules;
 mod output;
+mod report;
 mod spec;
 mod task;
 mod verdict;

@@ -18,7 +18,7 @@ use crate::task::Task;
 use crate::timers::Timer;
 use crate::wire;
 
-const CAPABILITIES: [Type; 5] = [
+pub(crate) const CAPABILITIES: [Type; 5] = [
     Type::MultiRole,
     Type::HierarchicalRole,
     Type::ReservationRefinement,

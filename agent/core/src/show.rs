@@ -3,6 +3,7 @@
 use tepui_model::ExecutorId;
 
 use crate::input::{ExecutorRef, TaskRef};
+use crate::link_state::CAPABILITIES;
 use crate::machine::{Core, Link};
 use crate::view::{AgentView, ContainerOwner, ContainerView, FrameworkView, TaskView};
 
@@ -23,6 +24,7 @@ impl Core {
                 .map(|draining| (draining.config, draining.since_ns)),
             ended: self.ended.iter().cloned().collect(),
             counters: self.counters.clone(),
+            capabilities: CAPABILITIES.to_vec(),
             completed_executors: self.past.executors().cloned().collect(),
             completed_frameworks: self
                 .past

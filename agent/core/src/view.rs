@@ -102,6 +102,8 @@ pub struct AgentView {
     pub completed_executors: Vec<ExecutorView>,
     /// Frameworks of which nothing lives here any more, oldest first; only the last ones are kept.
     pub completed_frameworks: Vec<FrameworkView>,
+    /// What the master is told this agent can do.
+    pub capabilities: Vec<v1::agent_info::capability::Type>,
     /// By the name Mesos gives the metric.
     pub counters: BTreeMap<&'static str, u64>,
 }
