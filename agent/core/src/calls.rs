@@ -52,6 +52,10 @@ impl Core {
         let admitted = self
             .admit(&call, token)
             .and_then(|reference| match call.r#type() {
+                call::Type::Subscribe if call.subscribe.is_none() => Err(Rejection::new(
+                    BAD_REQUEST,
+                    "Expecting 'subscribe' to be present",
+                )),
                 call::Type::Subscribe => Ok(reference),
                 _ => Err(Rejection::new(BAD_REQUEST, "Expected a SUBSCRIBE call")),
             });

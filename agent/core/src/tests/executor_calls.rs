@@ -180,6 +180,20 @@ fn calls_of_no_known_type_and_calls_without_a_body_are_refused() {
 }
 
 #[test]
+fn a_subscription_without_its_body_is_refused() {
+    let mut agent = Agent::registered();
+    let (_, executor, _) = agent.run(&aware("F"), "a");
+    let token = agent.tokens.get(&executor).cloned();
+    let effects = agent.apply(Input::ExecutorSubscribe {
+        request: RequestKey(9_001),
+        connection: ConnectionKey(9_002),
+        call: call(&executor, executor_call::Type::Subscribe),
+        token,
+    });
+    assert_eq!(answer(&effects).0, 400);
+}
+
+#[test]
 fn a_second_subscription_replaces_the_first() {
     let mut agent = Agent::registered();
     let (task, executor, first) = agent.run(&aware("F"), "a");
