@@ -13,7 +13,7 @@ use std::path::Path;
 
 use support::mutate::attack;
 use tepui_api::v1::{agent, executor, master, scheduler};
-use tepui_api::{json, proto, recordio};
+use tepui_api::{MediaType, json, proto, recordio};
 
 fn golden() -> Vec<Vec<u8>> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
@@ -44,12 +44,16 @@ fn protobuf() -> Vec<Vec<u8>> {
 
 #[test]
 fn mutated_json_breaks_no_reader() {
-    attack(3_000, &golden(), checks::calls);
+    attack(6_000, &golden(), |bytes| {
+        checks::calls(MediaType::Json, bytes);
+    });
 }
 
 #[test]
 fn mutated_protobuf_breaks_no_reader() {
-    attack(6_000, &protobuf(), checks::calls);
+    attack(12_000, &protobuf(), |bytes| {
+        checks::calls(MediaType::Protobuf, bytes);
+    });
 }
 
 #[test]

@@ -54,18 +54,16 @@ fn cut_into_records<'a>(
     (records, None)
 }
 
-/// The bytes as the call of every API, in both forms.
-pub(crate) fn calls(bytes: &[u8]) {
-    for form in [MediaType::Json, MediaType::Protobuf] {
-        call::<scheduler::Call>(form, bytes);
-        call::<executor::Call>(form, bytes);
-        call::<master::Call>(form, bytes);
-        call::<agent::Call>(form, bytes);
-    }
+/// The bytes as the call of every API.
+pub(crate) fn calls(form: MediaType, bytes: &[u8]) {
+    call::<scheduler::Call>(form, bytes);
+    call::<executor::Call>(form, bytes);
+    call::<master::Call>(form, bytes);
+    call::<agent::Call>(form, bytes);
 }
 
 /// What was read can be written in both forms and reads back as the same.
-pub(crate) fn call<M>(form: MediaType, bytes: &[u8])
+fn call<M>(form: MediaType, bytes: &[u8])
 where
     M: Json + Message + Described + Default + Debug,
 {
