@@ -119,8 +119,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
     arrows(&metadata, &mut faults);
     licences(&metadata, &mut faults);
     sources(&mut faults)?;
+    conformance(&mut faults)?;
     if faults.is_empty() {
-        println!("tidy: arrows, module documents and licences are in order");
+        println!("tidy: arrows, module documents, licences and the conformance table are in order");
         return Ok(());
     }
     for fault in &faults {
@@ -224,9 +225,60 @@ fn sources(faults: &mut Vec<String>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Every test that the conformance table names exists, and no row is there twice.
+fn conformance(faults: &mut Vec<String>) -> anyhow::Result<()> {
+    const TABLE: &str = "docs/conformance.md";
+    let mut rows = BTreeSet::new();
+    for line in std::fs::read_to_string(TABLE)?.lines() {
+        if let Some(row) = row_number(line)
+            && !rows.insert(row)
+        {
+            faults.push(format!("{TABLE} has the row {row} twice"));
+        }
+        for (path, name) in named_tests(line) {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            if !text.contains(&format!("fn {name}(")) {
+                faults.push(format!(
+                    "{TABLE} names {path}::{name}, which does not exist"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The number in the first cell of a table's line.
+fn row_number(line: &str) -> Option<u32> {
+    line.strip_prefix('|')?
+        .split('|')
+        .next()?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// What a line quotes as `path/to/file.rs::name_of_a_test`.
+fn named_tests(line: &str) -> impl Iterator<Item = (&str, &str)> {
+    let quoted = line.split('`').skip(1).step_by(2);
+    quoted.filter_map(|quoted| {
+        quoted
+            .split_once(".rs::")
+            .map(|(path, name)| (&quoted[..path.len() + 3], name))
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use super::permissive;
+    use super::{named_tests, permissive, row_number};
+
+    #[test]
+    fn a_line_of_the_conformance_table_is_read() {
+        let line = "| 81 | `A.B` | what | `tests/tests/x.rs::one`, `a/b.rs::two` |";
+        assert_eq!(row_number(line), Some(81));
+        let named: Vec<_> = named_tests(line).collect();
+        assert_eq!(named, [("tests/tests/x.rs", "one"), ("a/b.rs", "two")]);
+        assert_eq!(row_number("| # | test |"), None);
+    }
 
     #[test]
     fn an_expression_passes_when_each_part_has_an_allowed_alternative() {
