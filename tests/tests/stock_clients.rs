@@ -13,8 +13,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde_json::Value;
-use tepui_tests::{Cluster, guest, program, request, wait_until};
+use serde_json::{Value, json};
+use tepui_tests::{Cluster, Scheduler, guest, program, request, wait_until};
 
 const AGENT: &[&str] = &[
     "--resources",
@@ -64,10 +64,6 @@ fn live(mut command: Command, framework: &str) -> Cluster {
         match line.strip_prefix("PLEASE ") {
             Some("restart the master") => cluster.master.start_again(),
             Some("wait for the agent") => cluster.wait_for_agents(1),
-            Some("run a framework") => {
-                let ended = cluster.tepui(&["run", &guest("hello")]);
-                assert_eq!(ended.code, 0, "{ended:?}");
-            }
             Some(other) => panic!("nobody knows how to {other}"),
             None => {
                 last = line;
@@ -125,4 +121,54 @@ fn stock_client_mesos_framework_lives_a_whole_life() {
         .env("NODE_PATH", installed("node/node_modules"))
         .env("NODE_NO_WARNINGS", "1");
     live(command, "mesos-framework");
+}
+
+#[test]
+fn stock_client_pymesos_reads_as_an_operator() {
+    let mut command = Command::new(installed("python/bin/python"));
+    command.arg(script("pymesos_operator.py"));
+    live(command, "watched by pymesos");
+}
+
+#[test]
+fn stock_client_mesos_cli_shows_agents_frameworks_and_tasks() {
+    let python = installed("python/bin/python");
+    let packages = installed("mesos-cli");
+    let cluster = Cluster::start(1);
+    let config = cluster.folder.path().join("config.toml");
+    let text = format!("[master]\naddress = \"{}\"\n", cluster.master.address);
+    std::fs::write(&config, text).unwrap();
+    let mesos = |words: &[&str]| {
+        let mut command = Command::new(&python);
+        command
+            .args(["-m", "avmesos.cli.mesos-cli"])
+            .args(words)
+            .env("PYTHONPATH", &packages)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("MESOS_CLI_CONFIG", &config);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{words:?}: {said}{errors}");
+        said
+    };
+    let mut scheduler = Scheduler::subscribe(&cluster.master.address, json!({ "name": "shown" }));
+    let offer = scheduler.offer();
+    scheduler.launch(&offer, &[Scheduler::task("seen", &offer, "sleep 1000")]);
+    scheduler.until("seen", "TASK_RUNNING");
+    let row = |table: &str, word: &str| {
+        let found = table.lines().find(|line| line.contains(word));
+        found
+            .unwrap_or_else(|| panic!("no {word} in {table}"))
+            .to_owned()
+    };
+    let agent = offer["agent_id"]["value"].as_str().unwrap();
+    assert!(row(&mesos(&["agent", "list"]), agent).contains("True"));
+    assert!(row(&mesos(&["framework", "list"]), "shown").contains(&scheduler.framework_id));
+    assert!(row(&mesos(&["task", "list"]), "seen").contains("TASK_RUNNING"));
+    let task: Value = serde_json::from_str(&mesos(&["task", "inspect", "seen"])).unwrap();
+    assert_eq!(task["framework_id"], scheduler.framework_id.as_str());
+    let inspected = mesos(&["framework", "inspect", &scheduler.framework_id]);
+    let framework: Value = serde_json::from_str(&inspected).unwrap();
+    assert_eq!(framework["name"], "shown");
 }

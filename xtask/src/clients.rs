@@ -15,6 +15,7 @@ use crate::{run, target};
 pub(crate) const TESTS: &str = "stock_client_";
 
 const REQUIREMENTS: &str = "tests/clients/requirements.txt";
+const CLI_REQUIREMENTS: &str = "tests/clients/cli-requirements.txt";
 const PACKAGES: &str = "tests/clients/package.json";
 
 /// pymesos reads HTTP with this. Its released C source predates Python 3.11, so that file is made anew of the released
@@ -24,7 +25,8 @@ const CYTHON: &str = "cython==0.29.37";
 
 /// The names and versions of all stock clients.
 pub(crate) fn names() -> anyhow::Result<Vec<String>> {
-    let mut names = python_packages()?;
+    let mut names = python_packages(REQUIREMENTS)?;
+    names.extend(python_packages(CLI_REQUIREMENTS)?);
     names.push(HTTP_PARSER.to_owned());
     let packages: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(PACKAGES)?)?;
     for (name, version) in packages["dependencies"].as_object().into_iter().flatten() {
@@ -33,8 +35,8 @@ pub(crate) fn names() -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-fn python_packages() -> anyhow::Result<Vec<String>> {
-    let text = std::fs::read_to_string(REQUIREMENTS)?;
+fn python_packages(list: &str) -> anyhow::Result<Vec<String>> {
+    let text = std::fs::read_to_string(list)?;
     let packages = text.lines().map(str::trim);
     let packages = packages.filter(|line| !line.is_empty() && !line.starts_with('#'));
     Ok(packages.map(str::to_owned).collect())
@@ -46,8 +48,13 @@ pub(crate) fn install() -> anyhow::Result<()> {
     std::fs::create_dir_all(&folder)?;
     let mut missing = Vec::new();
     if let Err(error) = once(&folder.join("python"), REQUIREMENTS, python) {
-        let packages = python_packages()?.join(", ");
+        let packages = python_packages(REQUIREMENTS)?.join(", ");
         missing.push(format!("{packages}, {HTTP_PARSER} (Python): {error:#}"));
+    }
+    let cli = |folder: &Path| command_line(&folder.with_file_name("python"), folder);
+    if let Err(error) = once(&folder.join("mesos-cli"), CLI_REQUIREMENTS, cli) {
+        let packages = python_packages(CLI_REQUIREMENTS)?.join(", ");
+        missing.push(format!("{packages} (Python): {error:#}"));
     }
     if let Err(error) = once(&folder.join("node"), PACKAGES, node) {
         missing.push(format!("those of {PACKAGES} (Node): {error:#}"));
@@ -84,13 +91,7 @@ fn once(
 
 fn python(folder: &Path) -> anyhow::Result<()> {
     run(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
-    let python = folder.join("bin/python");
-    let pip = |words: &[&str]| {
-        let mut command = Command::new(&python);
-        command.args(["-m", "pip", "--disable-pip-version-check", "--quiet"]);
-        command.args(words);
-        command
-    };
+    let pip = |words: &[&str]| pip(folder, words);
     // setuptools beyond 80 no longer has what http-parser's setup.py imports.
     run(&mut pip(&["install", "setuptools<81", "wheel", CYTHON]))?;
     http_parser(folder, &pip)?;
@@ -100,6 +101,19 @@ fn python(folder: &Path) -> anyhow::Result<()> {
         "-r",
         REQUIREMENTS,
     ]))
+}
+
+fn pip(environment: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new(environment.join("bin/python"));
+    command.args(["-m", "pip", "--disable-pip-version-check", "--quiet"]);
+    command.args(words);
+    command
+}
+
+/// The command line beside the environment, not in it, and without what only its makers need.
+fn command_line(environment: &Path, folder: &Path) -> anyhow::Result<()> {
+    let words = ["install", "--no-deps", "-r", CLI_REQUIREMENTS, "--target"];
+    run(pip(environment, &words).arg(folder))
 }
 
 fn http_parser(folder: &Path, pip: &impl Fn(&[&str]) -> Command) -> anyhow::Result<()> {
