@@ -69,8 +69,11 @@ fn with_length(path: &str, more: &str, body: &[u8]) -> Vec<u8> {
     [head(path, &length).as_bytes(), body].concat()
 }
 
-/// What no server may take, each with a name for the report: what is whole and must be refused, and what is cut off.
-fn attacks(path: &str) -> (Vec<(&'static str, Vec<u8>)>, Vec<(&'static str, Vec<u8>)>) {
+/// Requests with a name for the report.
+type Named = Vec<(&'static str, Vec<u8>)>;
+
+/// What no server may take: what is whole and must be refused, and what is cut off.
+fn attacks(path: &str) -> (Named, Named) {
     let deep = |open: &str, close: &str| [open.repeat(100_000), close.repeat(100_000)].concat();
     let nested = format!(
         "{{\"type\":\"SUBSCRIBE\",\"subscribe\":{}}}",
