@@ -551,7 +551,7 @@ mod tests {
         let path = format!("/frameworks/../{SANDBOX}");
         for (path, status) in [
             (path, 400),
-            (format!("{SANDBOX}/../../x"), 404),
+            (format!("{SANDBOX}/../../x"), 400),
             ("/etc/passwd".to_owned(), 404),
         ] {
             let read = ReadFile {
