@@ -1,15 +1,16 @@
-"""The operator classes of pymesos: the master's reads, weights and the event stream."""
+"""The operator classes of pymesos: the master's and the agent's reads, weights and the event stream."""
 import logging
 import os
 
 from pymesos import (
+    MesosOperatorAgentDriver,
     MesosOperatorMasterDriver,
     MesosSchedulerDriver,
     OperatorMaster,
     Scheduler,
 )
 
-from steps import MASTER, Heard, check, command_task, step
+from steps import AGENT, MASTER, Heard, check, command_task, step
 
 logging.basicConfig(level=logging.WARNING)
 
@@ -87,6 +88,12 @@ operator.updateWeights([{"role": "light", "weight": 0.5}])
 weights = operator.getWeights()["get_weights"]["weight_infos"]
 check({"role": "light", "weight": 0.5} in weights, "the weight was set: %s" % weights)
 check("get_executors" in operator.getExecutors(), "executors")
+of_agent = MesosOperatorAgentDriver(AGENT)
+check(of_agent.getHealth()["get_health"]["healthy"] is True, "a healthy agent")
+check(of_agent.getVersion()["get_version"]["version_info"]["version"], "the agent's version")
+check(of_agent.getFlags()["get_flags"]["flags"], "the agent's flags")
+check(of_agent.getTasks()["get_tasks"]["launched_tasks"], "the agent's tasks")
+
 step("what the stream tells")
 driver.killTask({"value": "watched"})
 heard.wait("the kill", "TASK_KILLED")

@@ -65,7 +65,9 @@ fn reads_are_there_bare_and_prefixed_with_and_without_json_and_as_jsonp() {
         ("state-summary", "slaves"),
     ];
     let at_master = paths.map(|(path, key)| (&cluster.master.address, "/master", path, key));
-    for (address, prefix, path, key) in at_master {
+    let at_agent = [("state", "frameworks"), ("flags", "flags")];
+    let at_agent = at_agent.map(|(path, key)| (&cluster.agents[0].address, "/slave(1)", path, key));
+    for (address, prefix, path, key) in at_master.into_iter().chain(at_agent) {
         for path in [
             format!("/{path}"),
             format!("/{path}.json"),
@@ -586,5 +588,86 @@ fn an_executor_speaks_as_executors_in_scripts_do() {
     assert_eq!(
         brought.scheduler.expect("MESSAGE")["message"]["data"],
         "aGk="
+    );
+}
+// Read-only tools
+
+#[test]
+fn command_lines_find_a_task_its_sandbox_and_its_figures() {
+    let cluster = Cluster::start(1);
+    let master = &cluster.master.address;
+    let mut scheduler = Scheduler::subscribe(master, json!({ "name": "shown" }));
+    let offer = scheduler.offer();
+    let command = "echo shown; sleep 1000";
+    scheduler.launch(&offer, &[Scheduler::task("shown-1", &offer, command)]);
+    scheduler.until("shown-1", "TASK_RUNNING");
+    let state = get(master, "/master/state.json").json();
+    let slave = &state["slaves"][0];
+    assert!(slave["hostname"].is_string());
+    let (_, port) = slave["pid"].as_str().unwrap().rsplit_once(':').unwrap();
+    let agent = format!("127.0.0.1:{port}");
+    assert_eq!(agent, cluster.agents[0].address);
+    let state = get(&agent, "/slave(1)/state.json").json();
+    let executor = &state["frameworks"][0]["executors"][0];
+    assert_eq!(
+        executor["id"], "shown-1",
+        "a command's executor has the task's id"
+    );
+    assert!(executor["name"].is_string());
+    assert_eq!(executor["tasks"][0]["id"], "shown-1");
+    assert!(executor["queued_tasks"].is_array() && executor["completed_tasks"].is_array());
+    let directory = executor["directory"].as_str().unwrap().replace('/', "%2F");
+    let listed = get(&agent, &format!("/files/browse.json?path={directory}")).json();
+    let files: Vec<&str> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|file| file["path"].as_str())
+        .collect();
+    assert!(
+        files.iter().any(|file| file.ends_with("/stdout")),
+        "{files:?}"
+    );
+    let read = |offset: &str| {
+        let path = format!("/files/read.json?path={directory}%2Fstdout&offset={offset}&length=100");
+        get(&agent, &path).json()
+    };
+    wait_until("the output", || {
+        (read("0")["data"] == "shown\n").then_some(())
+    });
+    assert_eq!(read("-1")["offset"], 6, "offset -1 asks for the size");
+    let statistics = wait_until("figures", || {
+        let rows = get(&agent, "/monitor/statistics.json").json();
+        rows.as_array()?
+            .iter()
+            .find(|row| row["executor_id"] == "shown-1")
+            .cloned()
+    });
+    assert!(
+        statistics["statistics"]["timestamp"].is_number(),
+        "{statistics}"
+    );
+    assert_eq!(get(master, "/slaves").json()["slaves"][0]["active"], true);
+    assert_eq!(
+        get(master, "/master/frameworks/").json()["frameworks"][0]["name"],
+        "shown"
+    );
+    let tasks = get(master, "/tasks?order=asc&limit=-1").json();
+    assert_eq!(tasks["tasks"][0]["id"], "shown-1");
+    assert_eq!(tasks["tasks"][0]["statuses"][0]["state"], "TASK_STARTING");
+    let path = format!(
+        "/frameworks/{}/executors/shown-1/runs/latest",
+        scheduler.framework_id
+    );
+    let list = json!({ "type": "LIST_FILES", "list_files": { "path": path } });
+    let listed = post(&agent, "/api/v1", &list);
+    assert_eq!(listed.status, 200, "{}", listed.text());
+    let read = json!({ "type": "READ_FILE", "read_file": { "path": format!("{path}/stdout"), "offset": 0 } });
+    let read = post(&agent, "/api/v1", &read);
+    assert_eq!(
+        read.json()["read_file"]["data"],
+        "c2hvd24K",
+        "{}",
+        read.text()
     );
 }
