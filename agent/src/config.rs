@@ -35,6 +35,8 @@ pub struct Config {
     pub strict: bool,
     /// What may differ from when the agent registered.
     pub reconfiguration: Reconfiguration,
+    /// Its region and zone, if it says.
+    pub domain: Option<tepui_api::v1::DomainInfo>,
     /// The binary with the subcommands `executor-wasm`, `executor-native` and `compile`; this process's own if unset.
     pub program: Option<PathBuf>,
     /// What the fetch cache and the compiled modules may take up, each.
@@ -99,6 +101,7 @@ impl Default for Config {
             recover: Recover::Reconnect,
             strict: true,
             reconfiguration: Reconfiguration::Equal,
+            domain: None,
             program: None,
             cache_bytes: 2 << 30,
             fetch_stall_timeout: Duration::from_secs(60),

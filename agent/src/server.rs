@@ -113,6 +113,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         )?),
         attributes: detect::attributes(&config.attributes, layout.name())?,
         port: Some(i32::from(address.port())),
+        domain: config.domain.clone(),
         ..Default::default()
     };
     let core_config = tepui_agent_core::Config {

@@ -1,13 +1,13 @@
 //! What one agent has, who holds it, and who has refused it for now.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use tepui_model::{Attribute, Milli, Quantities, Resources, Role, Tick};
+use tepui_model::{Milli, Quantities, Resources, Role, Tick};
 
 use crate::FrameworkKey;
 use crate::config::FrameworkCapabilities;
-use crate::share::Amounts;
+use crate::constraints::AgentTraits;
+use crate::share::{Amounts, Change};
 use crate::tree::NodeId;
 
 /// How many refusals a framework may have in force on one agent for one role; the first to end is dropped for another.
@@ -20,7 +20,7 @@ pub(crate) type Holder = (FrameworkKey, NodeId);
 #[derive(Debug)]
 pub(crate) struct Agent {
     pub(crate) total: Resources,
-    pub(crate) attributes: Arc<[Attribute]>,
+    pub(crate) traits: AgentTraits,
     pub(crate) active: bool,
     pub(crate) held: BTreeMap<Holder, Hold>,
     /// The sum over all holders.
@@ -28,6 +28,10 @@ pub(crate) struct Agent {
     /// What may be offered: what nobody holds, and shared resources whoever holds them.
     pub(crate) available: Resources,
     pub(crate) filters: BTreeMap<Holder, Vec<Filter>>,
+    /// Those with a refusal that has run out and waits for the others to be asked.
+    pub(crate) lapsed: BTreeSet<Holder>,
+    /// How much of what is available here is counted as free for quotas.
+    pub(crate) counted: Change,
 }
 
 #[derive(Debug, Default)]
@@ -43,20 +47,23 @@ pub(crate) struct Hold {
 pub(crate) struct Filter {
     pub(crate) refused: Resources,
     pub(crate) until: Tick,
-    /// The shortest time that a refusal must last runs from the next allocation: only then is the time known.
-    pub(crate) begun: bool,
+    /// Its time is over. It still lets the others go first, until each of them has refused as well or one has made use
+    /// of the agent: or else those who refuse everything for a moment could keep it among themselves for ever.
+    pub(crate) lapsed: bool,
 }
 
 impl Agent {
-    pub(crate) fn new(total: Resources, attributes: Arc<[Attribute]>) -> Self {
+    pub(crate) fn new(total: Resources, traits: AgentTraits) -> Self {
         Self {
             available: total.clone(),
             total,
-            attributes,
+            traits,
             active: true,
             held: BTreeMap::new(),
             held_sum: Resources::new(),
             filters: BTreeMap::new(),
+            lapsed: BTreeSet::new(),
+            counted: Change::new(),
         }
     }
 
@@ -87,6 +94,24 @@ impl Agent {
             filters.swap_remove(first);
         }
         filters.push(filter);
+    }
+
+    /// Forgets the refusals that have run out. Returns those holders that refuse nothing any more, and those that still
+    /// refuse something else.
+    pub(crate) fn forget_lapsed(&mut self) -> Vec<(Holder, bool)> {
+        let mut forgotten = Vec::new();
+        for holder in std::mem::take(&mut self.lapsed) {
+            let Some(filters) = self.filters.get_mut(&holder) else {
+                continue;
+            };
+            filters.retain(|filter| !filter.lapsed);
+            let refuses_nothing = filters.is_empty();
+            if refuses_nothing {
+                self.filters.remove(&holder);
+            }
+            forgotten.push((holder, refuses_nothing));
+        }
+        forgotten
     }
 
     pub(crate) fn has_gpus(&self) -> bool {

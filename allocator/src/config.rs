@@ -1,7 +1,5 @@
 //! What operators may set, and what frameworks say they can handle.
 
-use std::time::Duration;
-
 use tepui_model::{Milli, Quantities, Resource};
 
 #[derive(Debug, Clone)]
@@ -11,9 +9,8 @@ pub struct Config {
     /// The largest share (above 0, up to 1) of the whole cluster that one framework may hold in open offers while
     /// another would take the resources; `None` for no cap.
     pub offer_cap: Option<f64>,
-    /// A refusal lasts at least this long, so that a framework that declines everything at once is not offered the
-    /// same thing again in a tight loop.
-    pub filter_floor: Duration,
+    /// Whether agents with gpus are kept for frameworks that use them.
+    pub filter_gpus: bool,
 }
 
 impl Default for Config {
@@ -24,12 +21,12 @@ impl Default for Config {
                 Quantities::of([("mem", Milli::from_units(32))]),
             ],
             offer_cap: None,
-            filter_floor: Duration::from_millis(50),
+            filter_gpus: true,
         }
     }
 }
 
-/// Kinds of resources that a framework is offered only if it says that it knows them.
+/// Kinds of resources and agents that a framework is offered only if it says that it knows them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FrameworkCapabilities {
     /// Agents with gpus are kept for frameworks that use them.
@@ -37,6 +34,8 @@ pub struct FrameworkCapabilities {
     pub revocable: bool,
     pub shared: bool,
     pub reservation_refinement: bool,
+    /// Agents in another region than the master's.
+    pub region_aware: bool,
 }
 
 impl FrameworkCapabilities {
@@ -45,6 +44,7 @@ impl FrameworkCapabilities {
         revocable: true,
         shared: true,
         reservation_refinement: true,
+        region_aware: true,
     };
 
     pub(crate) fn understand(self, resource: &Resource) -> bool {

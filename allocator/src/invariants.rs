@@ -13,6 +13,7 @@ impl Allocator {
         self.check_agents();
         self.check_accounts();
         self.check_frameworks();
+        self.check_quotas();
         self.tree.check_ranks();
     }
 
@@ -100,8 +101,9 @@ impl Allocator {
                 for key in &client.filtered {
                     assert!(self.agents[key].filters.contains_key(&(*framework, id)));
                 }
-                let wants =
-                    client.subscribed && !client.suppressed && self.frameworks[framework].active;
+                let wants = client.subscribed
+                    && !client.terms.suppressed
+                    && self.frameworks[framework].active;
                 assert_eq!(
                     client.is_served(),
                     wants,
@@ -136,5 +138,20 @@ impl Allocator {
                 "what {key:?} has in open offers"
             );
         }
+    }
+
+    fn check_quotas(&self) {
+        let reckoned = self.reckon_quotas(self.quotas().clone());
+        self.tree.quotas.check_against(&reckoned);
+        for id in self.tree.live_nodes() {
+            let node = self.tree.node(id);
+            assert_eq!(node.quota, self.tree.quotas.of(&node.role), "{}", node.role);
+        }
+        let clients = self
+            .tree
+            .live_nodes()
+            .flat_map(|id| self.tree.node(id).clients.values());
+        let own = clients.filter(|client| client.terms.min_allocatable.is_some());
+        assert_eq!(own.count(), self.own_minimums, "minimums of frameworks");
     }
 }

@@ -7,16 +7,28 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod agents;
 mod allocator;
 mod config;
+mod constraints;
+mod framework;
+mod holding;
 mod invariants;
+mod pick;
+mod quota;
 mod round;
 mod share;
 mod tree;
 mod views;
 
-pub use allocator::{Allocator, NotHeld};
+pub use allocator::Allocator;
 pub use config::{Config, FrameworkCapabilities};
+pub use constraints::{
+    AgentTraits, Constraint, Constraints, ConstraintsInvalid, Expression, Predicate, Selector,
+};
+pub use framework::{FrameworkTerms, RoleTerms};
+pub use holding::NotHeld;
+pub use quota::Quota;
 pub use round::Allocation;
 
 /// An agent, interned by whoever calls.

@@ -1,18 +1,13 @@
 //! A round of offers: which agents are looked at, and who is served from them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
 
 use tepui_model::{Resources, Role, Tick};
 
-use crate::agent::{Holder, is_worth_offering};
-use crate::allocator::{Allocator, Framework};
-use crate::config::FrameworkCapabilities;
-use crate::tree::NodeId;
+use crate::agent::Holder;
+use crate::allocator::Allocator;
+use crate::quota::{KeptBack, QuotaId};
 use crate::{AgentKey, FrameworkKey};
-
-/// Above this many, a few waiting frameworks are no longer few, and walking the order is cheaper than sorting them.
-const FEW: usize = 32;
 
 /// What one framework is to be offered on one agent. Until it is given back it counts as held.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,48 +19,100 @@ pub struct Allocation {
 }
 
 /// Who might be served on an agent.
-enum Who {
+#[derive(Debug, Clone)]
+pub(crate) enum Who {
     Everybody,
     Only(BTreeSet<FrameworkKey>),
+}
+
+/// Why agents are looked at in a round, and which are still to be.
+struct Round {
+    fresh: BTreeSet<AgentKey>,
+    woken: BTreeSet<FrameworkKey>,
+    ended: BTreeMap<AgentKey, BTreeSet<FrameworkKey>>,
+    /// There is more for anybody than was kept free for guarantees.
+    guarded: BTreeSet<AgentKey>,
+    lacking: BTreeSet<QuotaId>,
+    /// Some roles may have more than before: where, those roles, and their frameworks.
+    kept_back: BTreeSet<AgentKey>,
+    loosened: BTreeSet<QuotaId>,
+    loosened_frameworks: BTreeSet<FrameworkKey>,
+    /// Those named in requests that are still to be looked at. Empty if nobody named any.
+    wished: BTreeSet<AgentKey>,
+}
+
+impl Round {
+    fn who(&self, key: AgentKey) -> Who {
+        if self.fresh.contains(&key) || self.guarded.contains(&key) {
+            return Who::Everybody;
+        }
+        let mut those = self.woken.clone();
+        those.extend(self.ended.get(&key).into_iter().flatten());
+        if self.kept_back.contains(&key) {
+            those.extend(&self.loosened_frameworks);
+        }
+        Who::Only(those)
+    }
 }
 
 impl Allocator {
     /// Gives what is free to those furthest below their share, until nobody who waits would take what is left.
     pub fn allocate(&mut self, now: Tick) -> Vec<Allocation> {
-        self.begin_filters(now);
         self.end_filters(now);
         self.tree.refresh();
-        self.reordered = false;
-        let fresh = std::mem::take(&mut self.fresh);
-        let woken = std::mem::take(&mut self.woken);
-        let ended = std::mem::take(&mut self.ended);
+        let mut round = self.begin_round();
         let mut allocations = Vec::new();
-        for key in self.candidates(&fresh, &woken, &ended) {
-            let who = if fresh.contains(&key) {
-                Who::Everybody
-            } else {
-                Who::Only(
-                    woken
-                        .iter()
-                        .chain(ended.get(&key).into_iter().flatten())
-                        .copied()
-                        .collect(),
-                )
-            };
-            self.serve_from(key, &who, &mut allocations);
+        for key in self.candidates(&round) {
+            round.wished.remove(&key);
+            if !self.is_out_of_reach(key, &round) {
+                self.serve_from(key, &round, &mut allocations);
+            }
         }
+        self.tree.quotas.end_round();
         allocations
     }
 
+    fn begin_round(&mut self) -> Round {
+        let (mut guarded, mut kept_back) = (BTreeSet::new(), BTreeSet::new());
+        let mut lacking = BTreeSet::new();
+        if self.tree.quotas.has_more_to_spare() {
+            guarded.clone_from(&self.guarded);
+            lacking.clone_from(&self.tree.quotas.lacking_ids);
+        }
+        let mut loosened = BTreeSet::new();
+        let mut loosened_frameworks = BTreeSet::new();
+        for id in std::mem::take(&mut self.tree.quotas.loosened) {
+            // Beneath it there may be room where it has none itself.
+            for node in self.tree.subtree(self.tree.quotas.role(id)) {
+                let node = self.tree.node(node);
+                loosened.extend(node.quota);
+                loosened_frameworks.extend(node.clients.keys());
+            }
+        }
+        if !loosened.is_empty() {
+            kept_back = &self.limited | &self.guarded;
+        }
+        let wishes = self.frameworks.values();
+        let wished = wishes.flat_map(|framework| framework.wishes.keys());
+        Round {
+            fresh: std::mem::take(&mut self.fresh),
+            woken: std::mem::take(&mut self.woken),
+            ended: std::mem::take(&mut self.ended),
+            guarded,
+            lacking,
+            kept_back,
+            loosened,
+            loosened_frameworks,
+            wished: wished.copied().collect(),
+        }
+    }
+
     /// The agents to look at, beginning behind the one that was first the last time.
-    fn candidates(
-        &mut self,
-        fresh: &BTreeSet<AgentKey>,
-        woken: &BTreeSet<FrameworkKey>,
-        ended: &BTreeMap<AgentKey, BTreeSet<FrameworkKey>>,
-    ) -> Vec<AgentKey> {
-        let mut candidates: Vec<AgentKey> = if woken.is_empty() {
-            let changed: BTreeSet<AgentKey> = fresh.iter().chain(ended.keys()).copied().collect();
+    fn candidates(&mut self, round: &Round) -> Vec<AgentKey> {
+        let mut candidates: Vec<AgentKey> = if round.woken.is_empty() {
+            let changed = round.fresh.iter().chain(round.ended.keys());
+            let changed = changed.chain(&round.guarded).chain(&round.kept_back);
+            let changed: BTreeSet<AgentKey> = changed.copied().collect();
             changed.intersection(&self.free).copied().collect()
         } else {
             self.free.iter().copied().collect()
@@ -78,179 +125,114 @@ impl Allocator {
         candidates
     }
 
-    fn serve_from(&mut self, key: AgentKey, who: &Who, allocations: &mut Vec<Allocation>) {
-        while let Some((holder, resources)) = self.pick(key, who) {
-            let (framework, node) = holder;
-            let agent = self
-                .agents
-                .get_mut(&key)
-                .expect("candidates are known agents");
-            let change = if resources
-                .iter_counted()
-                .any(|(resource, _)| resource.shared)
-            {
-                // Copies of what it has already do not count again.
-                let before = agent
-                    .held
-                    .get(&holder)
-                    .map_or_else(Resources::new, |hold| hold.resources.clone());
-                agent.take(holder, &resources);
-                self.names
-                    .difference(&before, &agent.held[&holder].resources)
-            } else {
-                agent.take(holder, &resources);
-                self.names.amounts(&resources)
+    /// Whether the agent is looked at only because of room that others of this round have taken by now.
+    fn is_out_of_reach(&self, key: AgentKey, round: &Round) -> bool {
+        if !round.woken.is_empty()
+            || round.fresh.contains(&key)
+            || round.ended.contains_key(&key)
+            || !self.agents[&key].is_plain()
+        {
+            return false;
+        }
+        let has_room = |ids: &BTreeSet<QuotaId>| ids.iter().any(|id| self.has_room(Some(*id)));
+        let guarded =
+            round.guarded.contains(&key) && (self.has_room(None) || has_room(&round.lacking));
+        let loosened = round.kept_back.contains(&key) && has_room(&round.loosened);
+        !guarded && !loosened
+    }
+
+    fn serve_from(&mut self, key: AgentKey, round: &Round, allocations: &mut Vec<Allocation>) {
+        let who = round.who(key);
+        while let Some((holder, resources)) = self.pick(key, &who) {
+            let (agent, holder, resources) = match self.wished_instead(holder.0, key, round) {
+                Some((wished, holder, resources)) => (wished, holder, resources),
+                None => (key, holder, resources),
             };
-            if !agent.has_something_to_offer() {
-                self.free.remove(&key);
-            }
-            if let Some(hold) = agent.held.get_mut(&holder) {
-                hold.offered.apply(&change);
-            }
-            if let Some(framework) = self.frameworks.get_mut(&framework) {
-                framework.offered.apply(&change);
-            }
-            self.tree
-                .client_mut(node, framework)
-                .expect("picked from the tree")
-                .agents
-                .insert(key);
-            self.tree.book(node, framework, &change, 1);
-            let role = self.tree.node(node).role.clone();
-            allocations.push(Allocation {
-                framework,
-                role,
-                agent: key,
-                resources,
-            });
+            allocations.push(self.give(agent, holder, resources));
         }
     }
 
-    /// Who is first in order among those who would take something that is free on the agent, and what.
-    fn pick(&self, key: AgentKey, who: &Who) -> Option<(Holder, Resources)> {
-        let agent = &self.agents[&key];
-        if !agent.has_something_to_offer()
-            || !is_worth_offering(&agent.available, &self.config.min_allocatable)
-        {
+    /// An agent that the framework asked for by name, that has what it asked for, and where it is its turn as well.
+    fn wished_instead(
+        &mut self,
+        framework: FrameworkKey,
+        other_than: AgentKey,
+        round: &Round,
+    ) -> Option<(AgentKey, Holder, Resources)> {
+        if round.wished.is_empty() {
             return None;
         }
-        let (plain, gpus) = (agent.is_plain(), agent.has_gpus());
-        // Frameworks of one role are mostly offered the same, so it is not made anew for each.
-        let mut last: Option<(NodeId, FrameworkCapabilities, Option<Resources>)> = None;
-        let mut over_cap: Option<(Holder, Resources)> = None;
-        let visit = |node: NodeId, framework: FrameworkKey| {
-            let record = &self.frameworks[&framework];
-            if gpus && !record.capabilities.gpu {
-                return ControlFlow::Continue(());
-            }
-            let again = last.as_ref().is_some_and(|(last_node, capabilities, _)| {
-                plain || (*last_node == node && *capabilities == record.capabilities)
-            });
-            if !again {
-                let offer = agent.offerable(&self.tree.node(node).role, record.capabilities);
-                let worthy = is_worth_offering(&offer, &self.config.min_allocatable);
-                last = Some((node, record.capabilities, worthy.then_some(offer)));
-            }
-            let Some((_, _, Some(offer))) = &mut last else {
-                return ControlFlow::Continue(());
-            };
-            let holder = (framework, node);
-            if agent.refuses(holder, offer) {
-                return ControlFlow::Continue(());
-            }
-            if self.is_over_cap(record, offer) {
-                over_cap.get_or_insert_with(|| (holder, offer.clone()));
-                return ControlFlow::Continue(());
-            }
-            ControlFlow::Break((holder, std::mem::take(offer)))
-        };
-        let found = match (who, agent.reserved_roles()) {
-            (Who::Only(frameworks), _) if self.client_count(frameworks) <= FEW => {
-                self.visit_few(frameworks, visit)
-            }
-            (_, Some(roles)) => self.tree.walk_within(&roles, visit),
-            (_, None) => self.tree.walk(visit),
-        };
-        // Holding back is for the sake of others: what no other would take, one may have beyond the cap.
-        found.or(over_cap)
-    }
-
-    fn client_count(&self, frameworks: &BTreeSet<FrameworkKey>) -> usize {
-        let records = frameworks
-            .iter()
-            .filter_map(|framework| self.frameworks.get(framework));
-        // More than a few frameworks are many, whatever their roles.
-        records
-            .take(FEW + 1)
-            .map(|framework| framework.clients.len().max(1))
-            .sum()
-    }
-
-    fn visit_few(
-        &self,
-        frameworks: &BTreeSet<FrameworkKey>,
-        mut visit: impl FnMut(NodeId, FrameworkKey) -> ControlFlow<(Holder, Resources)>,
-    ) -> Option<(Holder, Resources)> {
-        let pairs = frameworks.iter().flat_map(|key| {
-            let clients = self
-                .frameworks
-                .get(key)
-                .into_iter()
-                .flat_map(|framework| &framework.clients);
-            clients.map(|node| (*node, *key))
-        });
-        let mut sorted = self.tree.sorted(pairs).into_iter();
-        sorted.find_map(|(node, framework)| visit(node, framework).break_value())
-    }
-
-    /// Whether the offer would take the framework over the cap. One offer everybody may have, however large.
-    fn is_over_cap(&self, framework: &Framework, offer: &Resources) -> bool {
-        let Some(cap) = self.config.offer_cap else {
-            return false;
-        };
-        if framework.offered.is_zero() {
-            return false;
+        let wishes = self.frameworks[&framework].wishes.clone();
+        if wishes.contains_key(&other_than) {
+            return None;
         }
-        let mut offered = self.names.known_amounts(offer);
-        offered.add(&framework.offered);
-        offered.dominant_share(&self.tree.total) > cap
+        wishes.into_iter().find_map(|(key, least)| {
+            let looked_at = round.wished.contains(&key) && self.free.contains(&key);
+            let (holder, resources) = self.pick(key, &round.who(key)).filter(|_| looked_at)?;
+            let fits = holder.0 == framework && resources.quantities().contains(&least);
+            fits.then_some((key, holder, resources))
+        })
     }
 
-    fn begin_filters(&mut self, now: Tick) {
-        let earliest = now.after(self.config.filter_floor);
-        for (key, holder) in std::mem::take(&mut self.unbegun) {
-            let filters = self
-                .agents
-                .get_mut(&key)
-                .and_then(|agent| agent.filters.get_mut(&holder));
-            for filter in filters.into_iter().flatten().filter(|filter| !filter.begun) {
-                filter.begun = true;
-                filter.until = filter.until.max(earliest);
-                self.deadlines.insert((filter.until, key, holder));
-            }
+    /// Books what somebody is given.
+    fn give(&mut self, key: AgentKey, holder: Holder, resources: Resources) -> Allocation {
+        let (framework, node) = holder;
+        let shared = resources
+            .iter_counted()
+            .any(|(resource, _)| resource.shared);
+        let agent = self
+            .agents
+            .get_mut(&key)
+            .expect("candidates are known agents");
+        // Copies of what it has already do not count again.
+        let before = match agent.held.get(&holder) {
+            Some(hold) if shared => hold.resources.clone(),
+            _ => Resources::new(),
+        };
+        agent.take(holder, &resources);
+        if !agent.has_something_to_offer() {
+            self.free.remove(&key);
+        }
+        let quotas = !self.tree.quotas.is_empty();
+        let booking = if shared {
+            let after = &agent.held[&holder].resources;
+            self.names.rebooking(&before, after, quotas)
+        } else {
+            self.names.booking(&resources, quotas)
+        };
+        if let Some(hold) = agent.held.get_mut(&holder) {
+            hold.offered.apply(&booking.held);
+        }
+        if let Some(framework) = self.frameworks.get_mut(&framework) {
+            framework.offered.apply(&booking.held);
+            framework.wishes.remove(&key);
+        }
+        self.tree
+            .client_mut(node, framework)
+            .expect("picked from the tree")
+            .agents
+            .insert(key);
+        self.tree.book(node, framework, &booking, 1);
+        self.recount(key);
+        Allocation {
+            framework,
+            role: self.tree.node(node).role.clone(),
+            agent: key,
+            resources,
         }
     }
 
-    fn end_filters(&mut self, now: Tick) {
-        while let Some(&(until, key, holder)) = self.deadlines.first() {
-            if until > now {
-                return;
+    /// Notes on which agents quotas kept something back from those who were asked.
+    pub(crate) fn note_kept_back(&mut self, key: AgentKey, who: &Who, kept_back: KeptBack) {
+        for (kept, agents) in [
+            (kept_back.by_limit, &mut self.limited),
+            (kept_back.by_guarantees, &mut self.guarded),
+        ] {
+            if kept {
+                agents.insert(key);
+            } else if matches!(who, Who::Everybody) {
+                agents.remove(&key);
             }
-            self.deadlines.pop_first();
-            let Some(agent) = self.agents.get_mut(&key) else {
-                continue;
-            };
-            let Some(filters) = agent.filters.get_mut(&holder) else {
-                continue;
-            };
-            filters.retain(|filter| filter.until > now);
-            if filters.is_empty() {
-                agent.filters.remove(&holder);
-                if let Some(client) = self.tree.client_mut(holder.1, holder.0) {
-                    client.filtered.remove(&key);
-                }
-            }
-            self.ended.entry(key).or_default().insert(holder.0);
         }
     }
 }

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tepui_model::{Quantity, Resource, Resources};
+use tepui_model::{Milli, Quantities, Quantity, Resource, Resources, Role};
 
 /// Numbers the names of resources.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Names(BTreeMap<Arc<str>, usize>);
 
 /// By number of name, in thousandths; names beyond the end have nothing.
@@ -19,12 +19,38 @@ pub(crate) struct Amounts(Vec<i64>);
 /// What a sum changes by: few names, each with an amount.
 pub(crate) type Change = Vec<(usize, i64)>;
 
+/// What changes on somebody's account.
+#[derive(Debug, Default)]
+pub(crate) struct Booking {
+    /// Of everything: shares are made of it.
+    pub(crate) held: Change,
+    /// Of what is reserved for nobody and will not be taken back: it counts against quota. Left out while there are no
+    /// quotas.
+    pub(crate) unreserved: Change,
+}
+
 /// A share that can be compared: the bits of a double that is not negative sort as the double does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Share(u64);
 
+/// Whether a resource counts against quota when it is given to somebody. What is reserved counts from its reservation
+/// on, and what can be taken back does not count.
+pub(crate) fn is_quota_relevant(resource: &Resource) -> bool {
+    !resource.is_reserved() && !resource.revocable
+}
+
+impl Booking {
+    #[must_use]
+    pub(crate) fn negated(&self) -> Self {
+        Self {
+            held: negated(&self.held),
+            unreserved: negated(&self.unreserved),
+        }
+    }
+}
+
 impl Names {
-    fn number(&mut self, name: &Arc<str>) -> usize {
+    pub(crate) fn number(&mut self, name: &Arc<str>) -> usize {
         if let Some(number) = self.0.get(name) {
             return *number;
         }
@@ -35,18 +61,86 @@ impl Names {
 
     /// How much of each scalar there is. Ports and the like have no share: who has many of them has no more for it.
     pub(crate) fn amounts(&mut self, resources: &Resources) -> Change {
+        self.amounts_of(resources, |_| true)
+    }
+
+    /// As [`Names::amounts`], of the part that counts against quota.
+    pub(crate) fn unreserved_amounts(&mut self, resources: &Resources) -> Change {
+        self.amounts_of(resources, is_quota_relevant)
+    }
+
+    fn amounts_of(&mut self, resources: &Resources, counts: impl Fn(&Resource) -> bool) -> Change {
         let mut change: Change = Vec::with_capacity(4);
-        for (resource, copies) in resources.iter_counted() {
+        for (resource, copies) in resources
+            .iter_counted()
+            .filter(|(resource, _)| counts(resource))
+        {
             let Some(amount) = scalar(resource, copies) else {
                 continue;
             };
-            let number = self.number(&resource.name);
-            match change.iter_mut().find(|(other, _)| *other == number) {
-                Some((_, sum)) => *sum = sum.saturating_add(amount),
-                None => change.push((number, amount)),
-            }
+            add_to(&mut change, self.number(&resource.name), amount);
         }
         change
+    }
+
+    /// How much is reserved for whom. Every resource has one such role, so it counts once.
+    pub(crate) fn reservations<'a>(
+        &mut self,
+        resources: &'a Resources,
+    ) -> Vec<(&'a Role, usize, i64)> {
+        let mut reservations = Vec::new();
+        for (resource, copies) in resources.iter_counted() {
+            if let (Some(role), Some(amount), false) = (
+                resource.reserved_role(),
+                scalar(resource, copies),
+                resource.revocable,
+            ) {
+                reservations.push((role, self.number(&resource.name), amount));
+            }
+        }
+        reservations
+    }
+
+    pub(crate) fn booking(&mut self, resources: &Resources, quotas: bool) -> Booking {
+        Booking {
+            held: self.amounts(resources),
+            unreserved: if quotas {
+                self.unreserved_amounts(resources)
+            } else {
+                Change::new()
+            },
+        }
+    }
+
+    /// What takes an account from one sum to the other.
+    pub(crate) fn rebooking(
+        &mut self,
+        before: &Resources,
+        after: &Resources,
+        quotas: bool,
+    ) -> Booking {
+        let mut booking = self.booking(after, quotas);
+        let before = self.booking(before, quotas).negated();
+        for (sum, change) in [
+            (&mut booking.held, before.held),
+            (&mut booking.unreserved, before.unreserved),
+        ] {
+            for (number, amount) in change {
+                add_to(sum, number, amount);
+            }
+        }
+        booking
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<usize> {
+        self.0.get(name).copied()
+    }
+
+    pub(crate) fn quantities(&self, amounts: &Amounts) -> Quantities {
+        let named = self.0.iter();
+        named
+            .map(|(name, number)| (name.clone(), Milli(amounts.at(*number))))
+            .collect()
     }
 
     /// As [`Names::amounts`], without those whose name was never met, for nobody has any of them.
@@ -62,11 +156,21 @@ impl Names {
         amounts
     }
 
+    /// As [`Names::known_amounts`], of the part that counts against quota.
+    pub(crate) fn known_unreserved_amounts(&self, resources: &Resources) -> Amounts {
+        self.known_amounts(&resources.filter(is_quota_relevant))
+    }
+
     /// What takes the amounts of one to those of the other.
     pub(crate) fn difference(&mut self, before: &Resources, after: &Resources) -> Change {
-        let mut change = self.amounts(after);
-        change.extend(negated(&self.amounts(before)));
-        change
+        self.rebooking(before, after, false).held
+    }
+}
+
+fn add_to(change: &mut Change, number: usize, amount: i64) {
+    match change.iter_mut().find(|(other, _)| *other == number) {
+        Some((_, sum)) => *sum = sum.saturating_add(amount),
+        None => change.push((number, amount)),
     }
 }
 
@@ -90,12 +194,28 @@ pub(crate) fn negated(change: &[(usize, i64)]) -> Change {
 }
 
 impl Amounts {
+    pub(crate) fn at(&self, number: usize) -> i64 {
+        self.0.get(number).copied().unwrap_or(0)
+    }
+
+    /// Beyond this number there is nothing.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn add_at(&mut self, number: usize, amount: i64) {
+        if amount == 0 {
+            return;
+        }
+        if number >= self.0.len() {
+            self.0.resize(number + 1, 0);
+        }
+        self.0[number] = self.0[number].saturating_add(amount);
+    }
+
     pub(crate) fn apply(&mut self, change: &[(usize, i64)]) {
         for &(number, amount) in change {
-            if number >= self.0.len() {
-                self.0.resize(number + 1, 0);
-            }
-            self.0[number] = self.0[number].saturating_add(amount);
+            self.add_at(number, amount);
         }
     }
 
@@ -103,12 +223,7 @@ impl Amounts {
     pub(crate) fn take_up_to(&mut self, change: &[(usize, i64)]) -> Change {
         let taken: Change = change
             .iter()
-            .map(|&(number, amount)| {
-                (
-                    number,
-                    amount.clamp(0, self.0.get(number).copied().unwrap_or(0).max(0)),
-                )
-            })
+            .map(|&(number, amount)| (number, amount.clamp(0, self.at(number).max(0))))
             .collect();
         self.apply(&negated(&taken));
         taken
@@ -147,8 +262,7 @@ impl Amounts {
 impl PartialEq for Amounts {
     fn eq(&self, other: &Self) -> bool {
         let length = self.0.len().max(other.0.len());
-        let at = |amounts: &Self, number: usize| amounts.0.get(number).copied().unwrap_or(0);
-        (0..length).all(|number| at(self, number) == at(other, number))
+        (0..length).all(|number| self.at(number) == other.at(number))
     }
 }
 

@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use tepui_model::Role;
 
-use crate::share::{Amounts, Share};
+use crate::framework::RoleTerms;
+use crate::quota::{QuotaId, Quotas};
+use crate::share::{Amounts, Booking, Share};
 use crate::{AgentKey, FrameworkKey};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +58,8 @@ pub(crate) struct Node {
     /// Without what is beneath.
     pub(crate) own: Account,
     pub(crate) clients: BTreeMap<FrameworkKey, Client>,
+    /// Where this role's consumption is booked, if there is a quota on it or above.
+    pub(crate) quota: Option<QuotaId>,
     /// The children with somebody to serve, and this node itself if its own frameworks are to be served.
     order: BTreeSet<Rank>,
     client_order: BTreeSet<ClientRank>,
@@ -69,7 +73,7 @@ pub(crate) struct Node {
 pub(crate) struct Client {
     /// The framework names this role among its own. If not, it is only remembered for what it still holds.
     pub(crate) subscribed: bool,
-    pub(crate) suppressed: bool,
+    pub(crate) terms: RoleTerms,
     pub(crate) account: Account,
     /// Where it holds something.
     pub(crate) agents: BTreeSet<AgentKey>,
@@ -92,6 +96,7 @@ pub(crate) struct Tree {
     index: BTreeMap<Role, NodeId>,
     weights: BTreeMap<Role, f64>,
     pub(crate) total: Amounts,
+    pub(crate) quotas: Quotas,
     /// The name that a role's own frameworks bear among the roles beneath it.
     own_name: Arc<str>,
     /// The total has changed since the ranks were computed.
@@ -108,6 +113,7 @@ impl Tree {
             index: BTreeMap::new(),
             weights: BTreeMap::new(),
             total: Amounts::default(),
+            quotas: Quotas::default(),
             own_name: ".".into(),
             stale: false,
         }
@@ -168,7 +174,9 @@ impl Tree {
     fn insert(&mut self, role: Role, parent: NodeId) -> NodeId {
         let name: Arc<str> = role.components().last().unwrap_or_default().into();
         let weight = self.weights.get(&role).copied().unwrap_or(1.0);
-        let node = Some(Node::new(role.clone(), name, parent, weight));
+        let mut node = Node::new(role.clone(), name, parent, weight);
+        node.quota = self.quotas.of(&role);
+        let node = Some(node);
         let id = match self.vacant.pop() {
             Some(id) => {
                 self.nodes[id.0 as usize] = node;
@@ -246,9 +254,10 @@ impl Tree {
         &mut self,
         id: NodeId,
         framework: FrameworkKey,
-        change: &[(usize, i64)],
+        booking: &Booking,
         allocations: u64,
     ) {
+        let change = &booking.held;
         let client = self
             .client_mut(id, framework)
             .expect("accounts are opened before they are used");
@@ -262,6 +271,18 @@ impl Tree {
             self.node_mut(up).account.book(change, allocations);
             self.place(up);
             up = self.node(up).parent;
+        }
+        if !booking.unreserved.is_empty() {
+            let quota = self.node(id).quota;
+            self.quotas.consume(quota, &booking.unreserved);
+        }
+    }
+
+    /// Other quotas are in force, with nothing counted yet.
+    pub(crate) fn set_quotas(&mut self, quotas: Quotas) {
+        self.quotas = quotas;
+        for node in self.nodes.iter_mut().flatten() {
+            node.quota = self.quotas.of(&node.role);
         }
     }
 
@@ -541,6 +562,7 @@ impl Node {
             account: Account::default(),
             own: Account::default(),
             clients: BTreeMap::new(),
+            quota: None,
             order: BTreeSet::new(),
             client_order: BTreeSet::new(),
             rank: None,

@@ -1,8 +1,9 @@
 //! What views show: who holds how much, and what is left. Nothing here changes anything.
 
-use tepui_model::{Attribute, Resources, Role};
+use tepui_model::{Resources, Role};
 
 use crate::allocator::Allocator;
+use crate::constraints::AgentTraits;
 use crate::share::Amounts;
 use crate::{AgentKey, FrameworkKey};
 
@@ -57,17 +58,14 @@ impl Allocator {
             .map_or_else(Resources::new, |agent| agent.total.clone())
     }
 
-    pub fn attributes(&self, key: AgentKey) -> &[Attribute] {
-        self.agents.get(&key).map_or(&[], |agent| &agent.attributes)
+    pub fn traits(&self, key: AgentKey) -> Option<&AgentTraits> {
+        self.agents.get(&key).map(|agent| &agent.traits)
     }
 
     /// Whether a framework refuses something on an agent at present.
     pub fn has_refused(&self, key: AgentKey, framework: FrameworkKey, role: &Role) -> bool {
         let node = self.tree.find(role);
-        node.is_some_and(|node| {
-            self.agents
-                .get(&key)
-                .is_some_and(|agent| agent.filters.contains_key(&(framework, node)))
-        })
+        let filters = node.and_then(|node| self.agents.get(&key)?.filters.get(&(framework, node)));
+        filters.is_some_and(|filters| filters.iter().any(|filter| !filter.lapsed))
     }
 }

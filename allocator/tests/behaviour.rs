@@ -4,12 +4,8 @@
 
 mod support;
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Duration;
-
-use support::{Cluster, no_floor, resources, role};
-use tepui_allocator::{AgentKey, Config, FrameworkCapabilities, FrameworkKey};
+use support::{Cluster, resources, role, terms};
+use tepui_allocator::{AgentKey, AgentTraits, Config, FrameworkCapabilities, FrameworkKey};
 use tepui_model::{Milli, Quantities, Resource, Resources, Role, Tick};
 
 const FIRST: FrameworkKey = FrameworkKey(1);
@@ -85,7 +81,6 @@ fn a_changed_weight_counts_in_the_next_round() {
     }
     assert_eq!(cluster.allocate().len(), 4);
     cluster.allocator.set_weight(role("a"), 10.0);
-    assert!(cluster.allocator.dirty());
     for key in 4..8 {
         cluster.agent(key, "cpus:1;mem:64");
     }
@@ -171,23 +166,6 @@ fn more_than_was_refused_is_offered_before_the_refusal_runs_out() {
 }
 
 #[test]
-fn a_refusal_lasts_at_least_as_long_as_the_floor() {
-    let mut cluster = Cluster::with(Config {
-        filter_floor: Duration::from_millis(100),
-        ..Config::default()
-    });
-    cluster.agent(1, "cpus:4;mem:1024");
-    cluster.framework(1, &["a"]);
-    let given = cluster.allocate();
-    cluster.advance(1000);
-    cluster.decline(&given[0], Some(0));
-    assert_eq!(cluster.round(), "");
-    assert_eq!(cluster.allocator.next_deadline(), Some(Tick(1100)));
-    cluster.advance(100);
-    assert_eq!(cluster.allocate().len(), 1);
-}
-
-#[test]
 fn reviving_clears_the_refusals_of_the_named_roles_only() {
     let mut cluster = Cluster::new();
     cluster.agent(1, "cpus:4;mem:1024");
@@ -235,18 +213,14 @@ fn a_suppressed_role_gets_nothing_until_it_is_revived() {
 #[test]
 fn a_framework_may_begin_suppressed() {
     let mut cluster = Cluster::new();
-    let suppressed = BTreeSet::from([role("a")]);
     cluster
         .allocator
-        .add_framework(FIRST, &[role("a")], &suppressed, FrameworkCapabilities::ALL);
+        .add_framework(FIRST, &terms(&["a"], &["a"], FrameworkCapabilities::ALL));
     cluster.agent(1, "cpus:4;mem:1024");
     assert_eq!(cluster.round(), "");
-    cluster.allocator.update_framework(
-        FIRST,
-        &[role("a")],
-        &BTreeSet::new(),
-        FrameworkCapabilities::ALL,
-    );
+    cluster
+        .allocator
+        .update_framework(FIRST, &terms(&["a"], &[], FrameworkCapabilities::ALL));
     assert_eq!(cluster.round(), "1 as a on 1: cpus:4; mem:1024");
 }
 
@@ -281,7 +255,7 @@ fn a_minimum_may_ask_for_several_things_at_once_or_for_nothing() {
     for (min_allocatable, expected) in [(vec![both], 1), (vec![], 3)] {
         let mut cluster = Cluster::with(Config {
             min_allocatable,
-            ..no_floor()
+            ..Config::default()
         });
         cluster.framework(1, &["a"]);
         cluster.agent(1, "cpus:8");
@@ -303,7 +277,7 @@ fn agents_with_gpus_are_kept_for_frameworks_that_use_them() {
     };
     cluster
         .allocator
-        .update_framework(FIRST, &[role("a")], &BTreeSet::new(), capabilities);
+        .update_framework(FIRST, &terms(&["a"], &[], capabilities));
     assert_eq!(cluster.round(), "1 as a on 1: cpus:4; gpus:1");
 }
 
@@ -317,7 +291,7 @@ fn revocable_resources_are_kept_from_those_who_do_not_know_them() {
     total += revocable;
     cluster
         .allocator
-        .add_agent(AgentKey(1), total, Arc::from([]), &[]);
+        .add_agent(AgentKey(1), total, AgentTraits::default(), &[]);
     assert_eq!(cluster.round(), "1 as a on 1: cpus:1");
     cluster.framework(2, &["b"]);
     assert_eq!(cluster.round(), "2 as b on 1: cpus{REV}:2");
@@ -334,7 +308,7 @@ fn a_shared_volume_goes_along_with_other_resources_and_never_alone() {
     let mut cluster = Cluster::new();
     cluster
         .allocator
-        .add_agent(AgentKey(1), total.clone(), Arc::from([]), &[]);
+        .add_agent(AgentKey(1), total.clone(), AgentTraits::default(), &[]);
     cluster.framework(1, &["a"]);
     cluster.framework(2, &["a"]);
     let first = cluster.allocate();
@@ -357,7 +331,7 @@ fn a_shared_volume_goes_along_with_other_resources_and_never_alone() {
 fn nobody_hoards_offers_beyond_the_cap_while_others_wait() {
     let mut cluster = Cluster::with(Config {
         offer_cap: Some(0.5),
-        ..no_floor()
+        ..Config::default()
     });
     cluster.allocator.set_weight(role("a"), 1000.0);
     cluster.framework(1, &["a"]);
@@ -394,7 +368,7 @@ fn nobody_hoards_offers_beyond_the_cap_while_others_wait() {
 fn the_cap_leaves_nothing_idle_when_nobody_else_wants_it() {
     let mut cluster = Cluster::with(Config {
         offer_cap: Some(0.2),
-        ..no_floor()
+        ..Config::default()
     });
     cluster.framework(1, &["a"]);
     for key in 0..10 {
@@ -410,7 +384,7 @@ fn what_runs_on_an_agent_when_it_joins_counts_for_its_framework() {
     cluster.allocator.add_agent(
         AgentKey(1),
         resources("cpus:4;mem:64"),
-        Arc::from([]),
+        AgentTraits::default(),
         &used,
     );
     cluster.allocator.check_invariants();
@@ -497,12 +471,9 @@ fn a_role_given_up_is_remembered_for_what_is_still_held_in_it() {
     cluster.framework(1, &["a"]);
     cluster.agent(1, "cpus:4;mem:64");
     let given = cluster.allocate();
-    cluster.allocator.update_framework(
-        FIRST,
-        &[role("b")],
-        &BTreeSet::new(),
-        FrameworkCapabilities::ALL,
-    );
+    cluster
+        .allocator
+        .update_framework(FIRST, &terms(&["b"], &[], FrameworkCapabilities::ALL));
     cluster.allocator.check_invariants();
     assert_eq!(cluster.allocator.role_share(&role("a")), 1.0);
     cluster.decline(&given[0], Some(5000));
@@ -558,11 +529,14 @@ fn changed_attributes_void_refusals() {
     let given = cluster.allocate();
     cluster.decline(&given[0], Some(5000));
     assert_eq!(cluster.round(), "");
-    let attributes = tepui_model::parse_attributes("rack:7").unwrap();
+    let traits = AgentTraits {
+        attributes: tepui_model::parse_attributes("rack:7").unwrap().into(),
+        ..AgentTraits::default()
+    };
     cluster
         .allocator
-        .update_agent_attributes(AgentKey(1), attributes.into());
-    assert_eq!(cluster.allocator.attributes(AgentKey(1)).len(), 1);
+        .update_agent_traits(AgentKey(1), traits.clone());
+    assert_eq!(cluster.allocator.traits(AgentKey(1)), Some(&traits));
     assert_eq!(cluster.allocate().len(), 1);
 }
 

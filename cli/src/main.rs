@@ -5,6 +5,7 @@
 
 mod access;
 mod agents;
+mod allocation;
 mod artifact;
 mod client;
 mod dev;

@@ -12,6 +12,7 @@ use tepui_access::Credential;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{MasterAccess, credential};
+use crate::allocation::{self, MasterAllocation};
 use crate::logging;
 use crate::patience::Patience;
 
@@ -66,6 +67,8 @@ pub(crate) struct Master {
     access: MasterAccess,
     #[command(flatten)]
     patience: Patience,
+    #[command(flatten)]
+    allocation: MasterAllocation,
     /// Name of the cluster, shown by tools
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
@@ -90,6 +93,7 @@ impl Master {
             config.insecure = self.insecure;
             self.access.apply(&mut config)?;
             self.patience.apply(&mut config.core);
+            self.allocation.apply(&mut config);
             allow_many_files();
             config.cluster = self.cluster;
             config.max_operator_event_stream_subscribers =
@@ -137,6 +141,9 @@ pub(crate) struct Agent {
     /// What it says about itself: `rack:r1;level:10`
     #[arg(long, default_value = "", value_parser = attributes)]
     attributes: String,
+    /// Where it is, as JSON of a DomainInfo
+    #[arg(long, value_name = "JSON", value_parser = allocation::domain)]
+    domain: Option<tepui_api::v1::DomainInfo>,
     /// Bound of the cache of fetched files
     #[arg(long, default_value = "2GB", value_parser = size)]
     fetcher_cache_size: u64,
@@ -253,6 +260,7 @@ impl Agent {
             config.resources = self.resources;
             config.attributes = self.attributes;
             config.default_role = self.default_role;
+            config.domain = self.domain;
             config.cache_bytes = self.fetcher_cache_size;
             config.fetch_stall_timeout = self.fetcher_stall_timeout;
             config.frameworks_home = self.frameworks_home;

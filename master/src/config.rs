@@ -173,6 +173,7 @@ impl Config {
             ),
             ("work_dir", self.data_dir.display().to_string()),
         ];
+        flags.extend(allocation_flags(core));
         if let Some(cluster) = &self.cluster {
             flags.push(("cluster", cluster.clone()));
         }
@@ -191,4 +192,43 @@ impl Config {
         flags.sort();
         flags
     }
+}
+
+/// Those that say who is offered what.
+fn allocation_flags(core: &CoreConfig) -> Vec<(&'static str, String)> {
+    let allocator = &core.allocator;
+    let sets = allocator.min_allocatable.iter().map(|set| {
+        let amounts = set.iter().map(|(name, amount)| format!("{name}:{amount}"));
+        amounts.collect::<Vec<_>>().join(";")
+    });
+    let mut flags = vec![
+        (
+            "allocation_interval",
+            format_duration(core.allocation_interval),
+        ),
+        ("allocator", "HierarchicalDRF".to_owned()),
+        ("filter_gpu_resources", allocator.filter_gpus.to_string()),
+        ("framework_sorter", "drf".to_owned()),
+        (
+            "min_allocatable_resources",
+            sets.collect::<Vec<_>>().join("|"),
+        ),
+        (
+            "require_agent_domain",
+            core.require_agent_domain.to_string(),
+        ),
+        ("role_sorter", "drf".to_owned()),
+    ];
+    if let Some(cap) = allocator.offer_cap {
+        flags.push(("offer_cap", cap.to_string()));
+    }
+    if let Some(domain) = &core.domain {
+        flags.push(("domain", tepui_api::json::to_string(domain)));
+    }
+    if !core.weights.is_empty() {
+        let weights = core.weights.iter();
+        let weights = weights.map(|(role, weight)| format!("{role}={weight}"));
+        flags.push(("weights", weights.collect::<Vec<_>>().join(",")));
+    }
+    flags
 }

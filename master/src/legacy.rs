@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -13,10 +14,10 @@ use tepui_api::entries;
 use tepui_api::legacy::{Attributes, Each, Message, Sums, Task, labels};
 use tepui_api::v1;
 use tepui_master_core::{
-    AgentRecord, Deactivation, ExecutorRecord, FrameworkKey, FrameworkRecord, OfferRecord,
+    AgentRecord, Deactivation, ExecutorRecord, FrameworkKey, FrameworkRecord, OfferRecord, Quota,
     TaskRecord, View,
 };
-use tepui_model::{Resources, Role};
+use tepui_model::{Milli, Resources, Role};
 
 use crate::http::Parameters;
 use crate::operator::{agent_pid, holdings, weight};
@@ -513,6 +514,15 @@ struct RoleJson<'a> {
     name: &'a Role,
     weight: f64,
     holding: &'a crate::operator::Holding,
+    quota: Option<&'a Quota>,
+}
+
+/// Plain numbers by name.
+fn amounts<'a>(
+    amounts: impl Iterator<Item = (&'a Arc<str>, Milli)>,
+) -> serde_json::Map<String, serde_json::Value> {
+    let amounts = amounts.map(|(name, amount)| (name.to_string(), amount.to_f64().into()));
+    amounts.collect()
 }
 
 impl Serialize for RoleJson<'_> {
@@ -521,9 +531,18 @@ impl Serialize for RoleJson<'_> {
             name,
             weight,
             holding,
+            quota,
         } = self;
         let mut held = holding.used.clone();
         held.add(&holding.offered);
+        let quota = serde_json::json!({
+            "role": name.as_str(),
+            "guarantee": quota.map_or_else(Default::default, |quota| amounts(quota.guarantees.iter())),
+            "limit": quota.map_or_else(Default::default, |quota| {
+                amounts(quota.limits.iter().map(|(name, limit)| (name, *limit)))
+            }),
+            "consumed": amounts(holding.consumed.iter()),
+        });
         let mut map = serializer.serialize_map(None)?;
         entries!(map,
             "name": name.as_str(),
@@ -532,7 +551,8 @@ impl Serialize for RoleJson<'_> {
             "resources": Sums::of(&held),
             "allocated": Sums::of(&holding.used),
             "offered": Sums::of(&holding.offered),
-            "reserved": Sums::default(),
+            "reserved": Sums::of(&holding.reserved),
+            "quota": quota,
         );
         map.end()
     }
@@ -545,6 +565,7 @@ pub(crate) fn roles(_: &Shared, view: &View, _: &Parameters) -> Body {
             name,
             weight: weight(view, name),
             holding,
+            quota: view.quotas.get(*name),
         })
     };
     body(&BTreeMap::from([("roles", Each(roles))]))

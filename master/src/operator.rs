@@ -7,8 +7,10 @@ use tepui_access::Action;
 use tepui_api::convert::{ResourceFormat, resources_to_wire};
 use tepui_api::v1;
 use tepui_api::v1::master::{Call, Response, call, response};
-use tepui_master_core::{AgentRecord, Deactivation, FrameworkKey, FrameworkRecord, View};
-use tepui_model::{Resources, Role};
+use tepui_master_core::{
+    AgentRecord, Deactivation, FrameworkKey, FrameworkRecord, View, quota_config,
+};
+use tepui_model::{Quantities, Resource, Resources, Role};
 
 use crate::shared::{Refusal, Shared};
 use crate::{MESOS_API_LEVEL, log};
@@ -41,6 +43,7 @@ pub(crate) enum Read {
     Tasks,
     Roles,
     Weights,
+    Quota,
     Master,
     MaintenanceSchedule,
     MaintenanceStatus,
@@ -89,6 +92,7 @@ pub(crate) fn classify(call: &Call) -> Result<Kind, Refusal> {
         Type::GetTasks => Kind::Read(Read::Tasks),
         Type::GetRoles => Kind::Read(Read::Roles),
         Type::GetWeights => Kind::Read(Read::Weights),
+        Type::GetQuota => Kind::Read(Read::Quota),
         Type::GetMaster => Kind::Read(Read::Master),
         Type::GetMaintenanceSchedule => Kind::Read(Read::MaintenanceSchedule),
         Type::GetMaintenanceStatus => Kind::Read(Read::MaintenanceStatus),
@@ -121,7 +125,7 @@ pub(crate) fn classify(call: &Call) -> Result<Kind, Refusal> {
         | Type::RemoveQuota
         | Type::Teardown
         | Type::MarkAgentGone => Kind::Change,
-        Type::Unknown | Type::GetOperations | Type::GetQuota => {
+        Type::Unknown | Type::GetOperations => {
             let message = format!(
                 "This master does not implement the call {}",
                 kind.as_str_name()
@@ -258,6 +262,12 @@ pub(crate) fn answer(read: &Read, shared: &Shared, view: &View) -> Result<Respon
                 weight_infos: infos.collect(),
             });
             Type::GetWeights
+        }
+        Read::Quota => {
+            response.get_quota = Some(response::GetQuota {
+                status: quota_status(view),
+            });
+            Type::GetQuota
         }
         Read::Master => {
             let started = shared.identity.started_wall_ns as f64 / 1e9;
@@ -446,6 +456,10 @@ pub(crate) struct Holding {
     pub(crate) used: Resources,
     pub(crate) offered: Resources,
     pub(crate) frameworks: Vec<v1::FrameworkId>,
+    /// What is reserved for exactly this role, in use or not.
+    pub(crate) reserved: Resources,
+    /// Of its quota, with all roles beneath it: what is reserved for them, and what they use of the rest.
+    pub(crate) consumed: Quantities,
 }
 
 pub(crate) fn holdings(view: &View) -> BTreeMap<&Role, Holding> {
@@ -487,7 +501,62 @@ pub(crate) fn holdings(view: &View) -> BTreeMap<&Role, Holding> {
             .offered
             .add(&offer.resources);
     }
+    for agent in view.agents.values() {
+        let reserved = agent.total.iter().filter_map(|resource| {
+            let role = resource.reserved_role()?;
+            Some((role, resource.clone()))
+        });
+        for (role, resource) in reserved {
+            holdings
+                .entry(role)
+                .or_default()
+                .reserved
+                .add_resource(resource);
+        }
+    }
+    consume(&mut holdings);
     holdings
+}
+
+/// Adds up what each role consumes of its quota, beneath and above.
+fn consume(holdings: &mut BTreeMap<&Role, Holding>) {
+    let own: Vec<(Role, Quantities)> = holdings
+        .iter()
+        .map(|(role, holding)| {
+            let lasting = |resource: &Resource| !resource.revocable;
+            let unreserved = |resource: &Resource| lasting(resource) && !resource.is_reserved();
+            let mut consumed = holding.used.filter(unreserved).quantities();
+            consumed.add(&holding.reserved.filter(lasting).quantities());
+            ((*role).clone(), consumed)
+        })
+        .collect();
+    for (role, consumed) in own {
+        for role in std::iter::once(role.clone()).chain(role.ancestors()) {
+            if let Some(holding) = holdings.get_mut(&role) {
+                holding.consumed.add(&consumed);
+            }
+        }
+    }
+}
+
+/// In the new form, and in the old one for those roles whose guarantee is all there is to say in it.
+fn quota_status(view: &View) -> v1::quota::QuotaStatus {
+    let infos = view.quotas.iter().map(|(role, quota)| {
+        let guarantee = quota.guarantees.iter();
+        let guarantee = guarantee.map(|(name, amount)| Resource::scalar(name.clone(), amount));
+        v1::quota::QuotaInfo {
+            role: Some(role.to_string()),
+            principal: None,
+            guarantee: resources_to_wire(&guarantee.collect(), ResourceFormat::Refined, None),
+        }
+    });
+    let configs = view.quotas.iter();
+    v1::quota::QuotaStatus {
+        infos: infos.collect(),
+        configs: configs
+            .map(|(role, quota)| quota_config(role, quota))
+            .collect(),
+    }
 }
 
 pub(crate) fn weight(view: &View, role: &Role) -> f64 {

@@ -7,11 +7,10 @@
 )]
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Duration;
 
 use tepui_allocator::{
-    AgentKey, Allocation, Allocator, Config, FrameworkCapabilities, FrameworkKey,
+    AgentKey, AgentTraits, Allocation, Allocator, Config, FrameworkCapabilities, FrameworkKey,
+    FrameworkTerms,
 };
 use tepui_model::{Resources, Role, Tick, parse_resources};
 
@@ -43,11 +42,14 @@ pub fn role(text: &str) -> Role {
     Role::parse(text).unwrap()
 }
 
-pub fn no_floor() -> Config {
-    Config {
-        filter_floor: Duration::ZERO,
-        ..Config::default()
-    }
+pub fn terms(
+    roles: &[&str],
+    suppressed: &[&str],
+    capabilities: FrameworkCapabilities,
+) -> FrameworkTerms {
+    let roles: Vec<Role> = roles.iter().map(|text| role(text)).collect();
+    let suppressed: BTreeSet<Role> = suppressed.iter().map(|text| role(text)).collect();
+    FrameworkTerms::plain(&roles, &suppressed, capabilities)
 }
 
 /// An allocator whose sums are checked after each step.
@@ -58,7 +60,7 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new() -> Self {
-        Self::with(no_floor())
+        Self::with(Config::default())
     }
 
     pub fn with(config: Config) -> Self {
@@ -70,7 +72,7 @@ impl Cluster {
 
     pub fn agent(&mut self, key: u32, total: &str) {
         self.allocator
-            .add_agent(AgentKey(key), resources(total), Arc::from([]), &[]);
+            .add_agent(AgentKey(key), resources(total), AgentTraits::default(), &[]);
         self.allocator.check_invariants();
     }
 
@@ -84,9 +86,8 @@ impl Cluster {
         roles: &[&str],
         capabilities: FrameworkCapabilities,
     ) {
-        let roles: Vec<Role> = roles.iter().map(|text| role(text)).collect();
         self.allocator
-            .add_framework(FrameworkKey(key), &roles, &BTreeSet::new(), capabilities);
+            .add_framework(FrameworkKey(key), &terms(roles, &[], capabilities));
         self.allocator.check_invariants();
     }
 

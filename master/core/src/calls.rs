@@ -13,6 +13,7 @@ use crate::core::Core;
 use crate::effect::Answer;
 use crate::input::{RequestKey, StreamKey};
 use crate::keys::FrameworkKey;
+use crate::wire;
 
 /// Why a call is not carried out: an HTTP status and the sentence that goes with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -213,7 +214,10 @@ impl Core {
             call::Type::Message => {
                 self.message_executor(framework, call.message.unwrap_or_default())
             }
-            call::Type::Request => self.metrics.count("master/messages_resource_request"),
+            call::Type::Request => {
+                self.metrics.count("master/messages_resource_request");
+                self.request(framework, &call.request.unwrap_or_default().requests);
+            }
             call::Type::AcceptInverseOffers => {
                 let accept = call.accept_inverse_offers.unwrap_or_default();
                 let (ids, filters) = (accept.inverse_offer_ids, accept.filters.as_ref());
@@ -263,6 +267,20 @@ impl Core {
         suppressed.extend(roles.iter().cloned());
         record.suppressed = Arc::new(suppressed.into_iter().collect());
         self.allocator.suppress(framework.into(), &roles);
+    }
+
+    /// Agents that the framework would rather have than others. What names no agent of this cluster, or an amount that
+    /// is none, is passed over: a wish is nothing to be refused for.
+    fn request(&mut self, framework: FrameworkKey, requests: &[v1::Request]) {
+        let wishes = requests.iter().filter_map(|request| {
+            let agent = self
+                .agent_by_id
+                .get(request.agent_id.as_ref()?.value.as_str())?;
+            let resources = wire::resources(&request.resources).ok()?;
+            Some(((*agent).into(), resources.quantities()))
+        });
+        let wishes = wishes.collect();
+        self.allocator.request(framework.into(), wishes);
     }
 
     /// All of the framework's roles if none is named; nothing at all if one is not the framework's.

@@ -1,11 +1,11 @@
 //! What the operator can set, under Mesos's names and with its defaults where it has them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tepui_access::Acls;
-use tepui_model::RateLimit;
+use tepui_model::{RateLimit, Role};
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -42,11 +42,19 @@ pub struct Config {
     pub root_submissions: bool,
     /// What frees or brings resources within this time is allocated together.
     pub allocation_delay: Duration,
+    /// What is refused for any time at all is refused for at least this long.
+    pub allocation_interval: Duration,
     /// After a restart every framework has at least this long to come back, whatever its failover timeout is.
     pub recovered_framework_grace: Duration,
     /// Who may do what; everybody everything by default.
     pub acls: Arc<Acls>,
     pub allocator: tepui_allocator::Config,
+    /// The weights of roles, for a registry that has none yet.
+    pub weights: BTreeMap<Role, f64>,
+    /// Where the master is. Agents in other regions are offered only to frameworks that know of regions.
+    pub domain: Option<tepui_api::v1::DomainInfo>,
+    /// Agents that do not say where they are are turned away.
+    pub require_agent_domain: bool,
 }
 
 impl Default for Config {
@@ -73,9 +81,24 @@ impl Default for Config {
             roles: None,
             root_submissions: true,
             allocation_delay: Duration::from_millis(2),
+            allocation_interval: Duration::from_millis(50),
             recovered_framework_grace: Duration::from_secs(60),
             acls: Arc::default(),
             allocator: tepui_allocator::Config::default(),
+            weights: BTreeMap::new(),
+            domain: None,
+            require_agent_domain: false,
         }
+    }
+}
+
+impl Config {
+    /// Whether the operator lets the role be used.
+    pub(crate) fn allows_role(&self, role: &Role) -> bool {
+        role.is_star()
+            || self
+                .roles
+                .as_ref()
+                .is_none_or(|roles| roles.contains(role.as_str()))
     }
 }

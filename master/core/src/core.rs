@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use tepui_allocator::Allocator;
+use tepui_allocator::{Allocator, Quota};
 use tepui_api::link;
 use tepui_api::v1::{self, scheduler};
 use tepui_model::{AgentId, Attribute, ExecutorId, FrameworkId, Now, Role, TaskId, Tick};
@@ -20,6 +20,7 @@ use crate::maintenance::Maintenance;
 use crate::management::{Change, Management};
 use crate::metrics::Metrics;
 use crate::operator::NewWeights;
+use crate::quota::NewQuotas;
 use crate::register::Registering;
 use crate::slab::Slab;
 use crate::subscribe::{Subscribing, UpdatingFramework};
@@ -86,6 +87,7 @@ pub struct Core {
     pub(crate) weights: BTreeMap<Role, f64>,
     /// Somebody wants to hear of what happens.
     pub(crate) operators_listen: bool,
+    pub(crate) quotas: Arc<BTreeMap<Role, Quota>>,
     pub(crate) metrics: Metrics,
 }
 
@@ -197,6 +199,7 @@ pub(crate) enum Pending {
         asked: Option<RequestKey>,
     },
     Weights(NewWeights),
+    Quotas(NewQuotas),
 }
 
 impl Core {
@@ -251,7 +254,7 @@ impl Core {
                 }
             }
         }
-        for role in self.weights.keys() {
+        for role in self.weights.keys().chain(self.quotas.keys()) {
             if !roles.contains_key(role) {
                 roles.insert(role.clone(), self.role_record(role));
             }
@@ -272,6 +275,7 @@ impl Core {
             executors: self.executors.snapshot(),
             offers: self.offers.snapshot(),
             roles,
+            quotas: self.quotas.clone(),
             counters: self.counters(),
         }
     }
@@ -300,6 +304,7 @@ impl Core {
             Some(Pending::Gone { id, away, asked }) => self.on_gone_persisted(id, away, asked),
             Some(Pending::Change { change, asked }) => self.on_change_persisted(change, asked),
             Some(Pending::Weights(weights)) => self.on_weights_persisted(weights),
+            Some(Pending::Quotas(quotas)) => self.on_quotas_persisted(quotas),
         }
     }
 

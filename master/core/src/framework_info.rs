@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use tepui_allocator::ConstraintsInvalid;
 use tepui_api::v1;
 use tepui_api::v1::framework_info::capability::Type as CapabilityType;
 use tepui_model::{IdError, Role, RoleError, check_id};
 
 use crate::config::Config;
+use crate::terms::{self, Minimums, RoleConstraints};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Capabilities {
@@ -44,6 +46,8 @@ pub(crate) struct Checked {
     pub(crate) roles: Vec<Role>,
     pub(crate) suppressed: Vec<Role>,
     pub(crate) capabilities: Capabilities,
+    pub(crate) minimums: Minimums,
+    pub(crate) constraints: RoleConstraints,
 }
 
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -82,12 +86,11 @@ pub(crate) enum FrameworkInvalid {
         "Offer constraints specify the role '{role}', which the framework is not subscribed to"
     )]
     ConstraintRole { role: String },
-    #[error("Offer constraints of role '{role}' are invalid: an entry needs at least one group")]
-    ConstraintNoGroup { role: String },
-    #[error(
-        "Offer constraints of role '{role}' are invalid: a group needs at least one attribute constraint"
-    )]
-    ConstraintEmptyGroup { role: String },
+    #[error("Offer constraints of role '{role}' are invalid: {invalid}")]
+    Constraint {
+        role: String,
+        invalid: ConstraintsInvalid,
+    },
     #[error(
         "Offer constraints of role '{role}' are invalid: a constraint needs a selector and a predicate"
     )]
@@ -113,7 +116,7 @@ pub(crate) fn check(
     if info.user == "root" && !config.root_submissions {
         return Err(FrameworkInvalid::RootUser);
     }
-    check_offer_filters(info, &roles)?;
+    let minimums = terms::minimums(info, &roles)?;
     let mut suppressed = BTreeSet::new();
     for role in suppressed_roles {
         let known = roles.iter().find(|known| known.as_str() == role);
@@ -123,13 +126,16 @@ pub(crate) fn check(
                 .clone(),
         );
     }
-    if let Some(constraints) = constraints {
-        check_constraints(constraints, &roles)?;
-    }
+    let constraints = match constraints {
+        Some(constraints) => terms::constraints(constraints, &roles)?,
+        None => RoleConstraints::new(),
+    };
     Ok(Checked {
         roles,
         suppressed: suppressed.into_iter().collect(),
         capabilities,
+        minimums,
+        constraints,
     })
 }
 
@@ -156,68 +162,10 @@ fn roles(
         }
         roles.push(Role::parse(info.role())?);
     }
-    if let Some(allowed) = &config.roles
-        && let Some(role) = roles
-            .iter()
-            .find(|role| !role.is_star() && !allowed.contains(role.as_str()))
-    {
+    if let Some(role) = roles.iter().find(|role| !config.allows_role(role)) {
         return Err(FrameworkInvalid::RoleNotAllowed {
             role: role.as_str().to_owned(),
         });
     }
     Ok(roles)
-}
-
-fn check_offer_filters(info: &v1::FrameworkInfo, roles: &[Role]) -> Result<(), FrameworkInvalid> {
-    for (role, filters) in &info.offer_filters {
-        if !roles.iter().any(|known| known.as_str() == role) {
-            return Err(FrameworkInvalid::FilterRole { role: role.clone() });
-        }
-        let sets = filters
-            .min_allocatable_resources
-            .as_ref()
-            .map_or(&[][..], |minimum| &minimum.quantities);
-        for set in sets {
-            if set.quantities.is_empty() {
-                return Err(FrameworkInvalid::FilterEmpty { role: role.clone() });
-            }
-            let wrong = set
-                .quantities
-                .iter()
-                .find(|(_, amount)| !(amount.value.is_finite() && amount.value >= 0.0));
-            if let Some((resource, _)) = wrong {
-                return Err(FrameworkInvalid::FilterAmount {
-                    role: role.clone(),
-                    resource: resource.clone(),
-                });
-            }
-        }
-    }
-    Ok(())
-}
-
-fn check_constraints(
-    constraints: &v1::scheduler::OfferConstraints,
-    roles: &[Role],
-) -> Result<(), FrameworkInvalid> {
-    for (role, constraints) in &constraints.role_constraints {
-        if !roles.iter().any(|known| known.as_str() == role) {
-            return Err(FrameworkInvalid::ConstraintRole { role: role.clone() });
-        }
-        if constraints.groups.is_empty() {
-            return Err(FrameworkInvalid::ConstraintNoGroup { role: role.clone() });
-        }
-        for group in &constraints.groups {
-            if group.attribute_constraints.is_empty() {
-                return Err(FrameworkInvalid::ConstraintEmptyGroup { role: role.clone() });
-            }
-            let complete = group.attribute_constraints.iter().all(|constraint| {
-                constraint.selector.selector.is_some() && constraint.predicate.predicate.is_some()
-            });
-            if !complete {
-                return Err(FrameworkInvalid::ConstraintIncomplete { role: role.clone() });
-            }
-        }
-    }
-    Ok(())
 }

@@ -31,6 +31,7 @@ mod messages;
 mod metrics;
 mod offers;
 mod operator;
+mod quota;
 mod reconcile;
 mod recover;
 mod register;
@@ -38,6 +39,7 @@ mod removal;
 mod slab;
 mod subscribe;
 mod tasks;
+mod terms;
 mod updates;
 mod validate;
 mod view;
@@ -55,9 +57,11 @@ pub use crate::history::History;
 pub use crate::input::{Input, LinkKey, PersistKey, RequestKey, StreamKey};
 pub use crate::keys::{AgentKey, ExecutorKey, FrameworkKey, Key, OfferKey, TaskKey};
 pub use crate::metrics::{FrameworkMetrics, METRICS, Metric, TASK_STATES, Tally};
+pub use crate::quota::to_config as quota_config;
 pub use crate::recover::RecoverError;
 pub use crate::slab::Table;
 pub use crate::view::{
     AgentRecord, AwayAgent, Deactivation, Drain, ExecutorRecord, FrameworkRecord, OfferRecord,
     RoleRecord, TaskRecord, View,
 };
+pub use tepui_allocator::Quota;

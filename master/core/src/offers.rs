@@ -18,6 +18,8 @@ use crate::wire::additive;
 use crate::{messages, wire};
 
 const DEFAULT_REFUSE: Duration = Duration::from_secs(5);
+/// How many offers of one agent a scheduler may have open in one role.
+const MOST_FRAGMENTS: usize = 4;
 const LONGEST_REFUSE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 impl From<AgentKey> for allocator::AgentKey {
@@ -57,12 +59,44 @@ impl Core {
                 resources,
             } = allocation;
             let (framework, agent) = (FrameworkKey::from(framework), AgentKey::from(agent));
+            let resources = self.join_fragments(framework, agent, &role, resources);
             let offer = self.make_offer(framework, agent, role, resources);
             made.entry(framework).or_default().push(offer);
         }
         for (framework, offers) in made {
             self.send(framework, messages::offers(offers));
         }
+    }
+
+    /// Tasks that end one by one leave an agent in small offers. When a scheduler has let as many of them lie as it may,
+    /// they are taken back and are offered as one with what has come free now.
+    fn join_fragments(
+        &mut self,
+        framework: FrameworkKey,
+        agent: AgentKey,
+        role: &Role,
+        mut resources: Resources,
+    ) -> Resources {
+        let of_agent = &self.agent_states[&agent].offers;
+        let fragments: Vec<OfferKey> = of_agent
+            .iter()
+            .copied()
+            .filter(|key| {
+                let offer = &self.offers[*key];
+                offer.framework == framework && offer.role == *role
+            })
+            .collect();
+        if fragments.len() < MOST_FRAGMENTS {
+            return resources;
+        }
+        for key in fragments {
+            if let Some(offer) = self.take_offer(key) {
+                resources.add(&offer.resources);
+                self.frameworks[framework].metrics.offers_rescinded += 1;
+                self.send(framework, messages::rescind(&offer.id));
+            }
+        }
+        resources
     }
 
     fn make_offer(
@@ -239,7 +273,8 @@ impl Core {
         }
     }
 
-    /// Until when refused resources are not offered again; not at all refused if `None`.
+    /// Until when refused resources are not offered again. Also who refuses for no time at all is not offered the same
+    /// at once: the allocator sees to it that others are asked first.
     pub(crate) fn refuse_until(&self, filters: Option<&v1::Filters>) -> Option<Tick> {
         let seconds = filters.map_or(DEFAULT_REFUSE.as_secs_f64(), v1::Filters::refuse_seconds);
         let refuse = if seconds.is_nan() || seconds < 0.0 {
@@ -249,7 +284,12 @@ impl Core {
                 .unwrap_or(LONGEST_REFUSE)
                 .min(LONGEST_REFUSE)
         };
-        (!refuse.is_zero()).then(|| self.now.tick.after(refuse))
+        let shortest = if refuse.is_zero() {
+            self.config.allocation_delay
+        } else {
+            self.config.allocation_interval
+        };
+        Some(self.now.tick.after(refuse.max(shortest)))
     }
 }
 
@@ -290,5 +330,6 @@ pub(crate) fn allocator_capabilities(
         revocable: capabilities.revocable_resources,
         shared: capabilities.shared_resources,
         reservation_refinement: capabilities.reservation_refinement,
+        region_aware: capabilities.region_aware,
     }
 }

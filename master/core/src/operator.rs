@@ -6,9 +6,10 @@ use tepui_model::{Role, RoleError};
 
 use crate::authorize::Denied;
 use crate::core::{Core, Pending};
-use crate::effect::Answer;
+use crate::effect::{Answer, RegistryOperation};
 use crate::input::RequestKey;
 use crate::management::ManagementRefused;
+use crate::quota::QuotaRefused;
 use crate::wire;
 
 /// UPDATE_WEIGHTS on its way to disk.
@@ -24,6 +25,8 @@ enum OperatorRefused {
     Missing { field: &'static str },
     #[error("{0}")]
     Denied(#[from] Denied),
+    #[error("{0}")]
+    Quota(#[from] QuotaRefused),
     #[error("Unsupported call type")]
     Unknown,
     #[error("The call {name} is not supported yet")]
@@ -44,6 +47,7 @@ impl OperatorRefused {
     fn status(&self) -> u16 {
         match self {
             Self::Denied(_) => 403,
+            Self::Quota(refused) => refused.status(),
             Self::Unknown | Self::NotSupported { .. } => 501,
             Self::Management(refused) => refused.status(),
             _ => 400,
@@ -93,6 +97,24 @@ impl Core {
                 })?;
                 self.update_weights(request, &update)
             }
+            call::Type::UpdateQuota => {
+                let update = call.update_quota.ok_or(OperatorRefused::Missing {
+                    field: "update_quota",
+                })?;
+                Ok(self.update_quota(request, &update)?)
+            }
+            call::Type::SetQuota => {
+                let set = call
+                    .set_quota
+                    .ok_or(OperatorRefused::Missing { field: "set_quota" })?;
+                Ok(self.set_quota(request, &set.quota_request)?)
+            }
+            call::Type::RemoveQuota => {
+                let remove = call.remove_quota.ok_or(OperatorRefused::Missing {
+                    field: "remove_quota",
+                })?;
+                Ok(self.remove_quota(request, &remove.role)?)
+            }
             call::Type::MarkAgentGone => {
                 let gone = call.mark_agent_gone.ok_or(OperatorRefused::Missing {
                     field: "mark_agent_gone",
@@ -122,13 +144,7 @@ impl Core {
         let mut weights = Vec::with_capacity(update.weight_infos.len());
         for info in &update.weight_infos {
             let role = Role::parse(info.role())?;
-            if !role.is_star()
-                && self
-                    .config
-                    .roles
-                    .as_ref()
-                    .is_some_and(|roles| !roles.contains(role.as_str()))
-            {
+            if !self.config.allows_role(&role) {
                 return Err(OperatorRefused::RoleNotAllowed {
                     role: role.as_str().to_owned(),
                 });
@@ -141,23 +157,28 @@ impl Core {
             }
             weights.push((role, info.weight));
         }
-        let puts = weights.iter().map(|(role, weight)| {
-            wire::put(
-                format!("weight/{role}"),
-                &registry::Weight { weight: *weight },
-            )
-        });
-        let puts = puts.collect();
+        let puts = weights
+            .iter()
+            .map(|(role, weight)| weight_record(role, *weight))
+            .collect();
         self.persist(puts, Pending::Weights(NewWeights { request, weights }));
         Ok(())
     }
 
     pub(crate) fn on_weights_persisted(&mut self, weights: NewWeights) {
         let NewWeights { request, weights } = weights;
+        self.set_weights(weights);
+        self.answer(request, Answer::Done);
+    }
+
+    pub(crate) fn set_weights(&mut self, weights: impl IntoIterator<Item = (Role, f64)>) {
         for (role, weight) in weights {
             self.allocator.set_weight(role.clone(), weight);
             self.weights.insert(role, weight);
         }
-        self.answer(request, Answer::Done);
     }
+}
+
+pub(crate) fn weight_record(role: &Role, weight: f64) -> RegistryOperation {
+    wire::put(format!("weight/{role}"), &registry::Weight { weight })
 }

@@ -21,6 +21,8 @@ use crate::inverse_offers::InverseOffers;
 use crate::maintenance::Maintenance;
 use crate::management::Management;
 use crate::metrics::Metrics;
+use crate::operator::weight_record;
+use crate::quota;
 use crate::slab::Slab;
 use crate::subscribe::{failover_timeout, framework_record};
 use crate::view::{AwayAgent, Deactivation, Drain};
@@ -42,6 +44,8 @@ pub enum RecoverError {
     Role { key: String, source: RoleError },
     #[error("the registry's maintenance schedule is not valid: {message}")]
     Maintenance { message: String },
+    #[error("the registry's quota '{key}' is not valid: {message}")]
+    Quota { key: String, message: String },
     #[error("the registry's framework '{key}' is not valid: {message}")]
     Framework { key: String, message: String },
 }
@@ -95,6 +99,7 @@ impl Core {
             offer_states: BTreeMap::new(),
             weights: BTreeMap::new(),
             operators_listen: false,
+            quotas: Arc::default(),
             metrics: Metrics::default(),
             config,
         };
@@ -115,6 +120,7 @@ impl Core {
             };
             core.persist(vec![wire::put("meta".to_owned(), &meta)], Pending::Nothing);
         }
+        let mut quotas = BTreeMap::new();
         for (key, value) in records {
             match key.split_once('/') {
                 Some(("agent", id)) => core.recover_agent(key, AgentId::from(id), value)?,
@@ -126,6 +132,10 @@ impl Core {
                     core.recover_deactivated(key, AgentId::from(id), value)?
                 }
                 None if key == "maintenance" => core.recover_maintenance(key, value)?,
+                Some(("quota", role)) => {
+                    let (role, quota) = quota::from_record(key, role, value)?;
+                    quotas.insert(role, quota);
+                }
                 // Others keep records here as well.
                 _ => {}
             }
@@ -136,6 +146,12 @@ impl Core {
         core.recovered_at_start = core.recovered_agents.len();
         let gc = now.tick.after(core.config.registry_gc_interval);
         core.timers.insert((gc, Timer::RegistryGc));
+        if !quotas.is_empty() {
+            core.enforce_quotas(quotas);
+        }
+        if core.weights.is_empty() {
+            core.use_configured_weights();
+        }
         if !core.recovered_agents.is_empty() {
             let due = now.tick.after(core.config.agent_reregister_timeout);
             core.timers.insert((due, Timer::Recovered));
@@ -234,19 +250,31 @@ impl Core {
         Ok(())
     }
 
+    /// Written down, so that from now on they can only be changed by a call.
+    fn use_configured_weights(&mut self) {
+        let weights = self.config.weights.clone();
+        let puts: Vec<_> = weights
+            .iter()
+            .map(|(role, weight)| weight_record(role, *weight))
+            .collect();
+        if !puts.is_empty() {
+            self.persist(puts, Pending::Nothing);
+        }
+        self.set_weights(weights);
+    }
+
     fn recover_weight(&mut self, key: &str, role: &str, value: &Bytes) -> Result<(), RecoverError> {
         let weight: registry::Weight = decode(key, value)?;
         let role = Role::parse(role).map_err(|source| RecoverError::Role {
             key: key.to_owned(),
             source,
         })?;
-        self.allocator.set_weight(role.clone(), weight.weight);
-        self.weights.insert(role, weight.weight);
+        self.set_weights([(role, weight.weight)]);
         Ok(())
     }
 }
 
-fn decode<M: Message + Default>(key: &str, value: &Bytes) -> Result<M, RecoverError> {
+pub(crate) fn decode<M: Message + Default>(key: &str, value: &Bytes) -> Result<M, RecoverError> {
     M::decode(value.clone()).map_err(|source| RecoverError::Decode {
         key: key.to_owned(),
         source,
@@ -273,7 +301,7 @@ fn master_info(config: &Config) -> v1::MasterInfo {
             ip: Some(config.ip.clone()),
             port: i32::from(config.port),
         }),
-        domain: None,
+        domain: config.domain.clone(),
         capabilities: capabilities
             .into_iter()
             .map(|capability| v1::master_info::Capability {

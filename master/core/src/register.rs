@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use tepui_allocator::AgentTraits;
 use tepui_api::link::{self, to_agent, to_master};
 use tepui_api::registry;
 use tepui_api::v1::{self, TaskState, task_status::Reason};
@@ -65,6 +66,10 @@ impl Core {
         };
         if self.is_down(&register.agent.hostname, &register.endpoint) {
             self.refuse_agent(link, DOWN.to_owned(), true);
+            return;
+        }
+        if let Err(message) = self.check_domain(register.agent.domain.as_ref()) {
+            self.refuse_agent(link, message.to_owned(), true);
             return;
         }
         let Some(id) = register
@@ -419,15 +424,43 @@ impl Core {
             )
         });
         let used: Vec<_> = of_tasks.chain(of_executors).collect();
-        let attributes = state.attributes.as_slice().into();
-        self.allocator.add_agent(
-            agent.into(),
-            self.agents[agent].total.clone(),
-            attributes,
-            &used,
-        );
-        let active = self.agents[agent].active;
+        let record = &self.agents[agent];
+        let domain = record.info.domain.as_ref();
+        let fault_domain = domain.and_then(|domain| domain.fault_domain.as_ref());
+        let traits = AgentTraits {
+            attributes: state.attributes.as_slice().into(),
+            hostname: record.info.hostname.as_str().into(),
+            region: fault_domain.map(|domain| domain.region.name.as_str().into()),
+            zone: fault_domain.map(|domain| domain.zone.name.as_str().into()),
+            remote: domain.is_some_and(|domain| self.is_in_another_region(domain)),
+        };
+        let active = record.active;
+        self.allocator
+            .add_agent(agent.into(), record.total.clone(), traits, &used);
         self.allocator.set_agent_active(agent.into(), active);
+    }
+
+    /// Agents that do not say where they are count as being where the master is.
+    fn is_in_another_region(&self, domain: &v1::DomainInfo) -> bool {
+        let region = |domain: &v1::DomainInfo| {
+            let fault_domain = domain.fault_domain.as_ref();
+            fault_domain.map(|fault_domain| fault_domain.region.name.clone())
+        };
+        let own = self.config.domain.as_ref().and_then(region);
+        region(domain).is_some_and(|region| own != Some(region))
+    }
+
+    /// Whether an agent says where it is if it has to, and does not if this master could not tell what that means.
+    fn check_domain(&self, domain: Option<&v1::DomainInfo>) -> Result<(), &'static str> {
+        match domain {
+            None if self.config.require_agent_domain => {
+                Err("Agents must be configured with a domain (--domain), and this one has none")
+            }
+            Some(_) if self.config.domain.is_none() => {
+                Err("The agent is configured with a domain, but the master has none (--domain)")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Frameworks that only agents remember: their schedulers have as long to come back as after a restart.

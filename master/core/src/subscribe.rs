@@ -8,7 +8,7 @@ use tepui_api::link::{self, to_agent};
 use tepui_api::registry;
 use tepui_api::v1;
 use tepui_api::v1::scheduler::{OfferConstraints, call, event};
-use tepui_model::{FrameworkId, Resources, Role, Tick};
+use tepui_model::{FrameworkId, Resources, Tick};
 
 use crate::calls::CallRefused;
 use crate::core::{Core, FrameworkState, Pending, Stream, StreamState, Timer};
@@ -18,7 +18,6 @@ use crate::history::History;
 use crate::input::{PersistKey, RequestKey, StreamKey};
 use crate::keys::{AgentKey, FrameworkKey};
 use crate::metrics::FrameworkMetrics;
-use crate::offers::allocator_capabilities;
 use crate::view::FrameworkRecord;
 use crate::{messages, wire};
 
@@ -228,12 +227,8 @@ impl Core {
         checked: Checked,
         constraints: Option<OfferConstraints>,
     ) {
-        self.allocator.update_framework(
-            framework.into(),
-            &checked.roles,
-            &checked.suppressed.iter().cloned().collect(),
-            allocator_capabilities(checked.capabilities),
-        );
+        self.allocator
+            .update_framework(framework.into(), &checked.terms());
         self.framework_state(framework).capabilities = checked.capabilities;
         let record = &mut self.frameworks[framework];
         record.info = Arc::new(info);
@@ -259,7 +254,7 @@ impl Core {
         constraints: Option<OfferConstraints>,
         registered_ns: i64,
     ) -> FrameworkKey {
-        let (roles, suppressed) = (Arc::new(checked.roles), Arc::new(checked.suppressed));
+        let terms = checked.terms();
         let framework = self.frameworks.insert(FrameworkRecord {
             id: id.clone(),
             info: Arc::new(info),
@@ -269,8 +264,8 @@ impl Core {
             registered_ns,
             reregistered_ns: None,
             unregistered_ns: None,
-            roles: roles.clone(),
-            suppressed: suppressed.clone(),
+            roles: Arc::new(checked.roles),
+            suppressed: Arc::new(checked.suppressed),
             offer_constraints: constraints.map(Arc::new),
             used: Resources::new(),
             offered: Resources::new(),
@@ -292,12 +287,7 @@ impl Core {
                 failover: None,
             },
         );
-        self.allocator.add_framework(
-            framework.into(),
-            &roles,
-            &suppressed.iter().cloned().collect(),
-            allocator_capabilities(checked.capabilities),
-        );
+        self.allocator.add_framework(framework.into(), &terms);
         self.allocator.set_framework_active(framework.into(), false);
         framework
     }
@@ -422,19 +412,7 @@ impl Core {
             return;
         };
         self.rescind_offers_outside(framework, &checked.roles);
-        let revived: Vec<Role> = {
-            let suppressed = &self.frameworks[framework].suppressed;
-            checked
-                .roles
-                .iter()
-                .filter(|role| suppressed.contains(role) && !checked.suppressed.contains(role))
-                .cloned()
-                .collect()
-        };
         self.replace_info(framework, info, checked, constraints);
-        if !revived.is_empty() {
-            self.allocator.revive(framework.into(), &revived);
-        }
         self.tell_framework_updated(framework);
         self.answer(request, Answer::Done);
     }

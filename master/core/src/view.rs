@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tepui_allocator::Quota;
 use tepui_api::v1;
 use tepui_model::{AgentId, ExecutorId, FrameworkId, OfferId, Resources, Role, TaskId};
 
@@ -34,8 +35,10 @@ pub struct View {
     pub tasks: Table<TaskKey, TaskRecord>,
     pub executors: Table<ExecutorKey, ExecutorRecord>,
     pub offers: Table<OfferKey, OfferRecord>,
-    /// Roles with a weight or with a framework.
+    /// Roles with a weight, a quota or a framework.
     pub roles: BTreeMap<Role, RoleRecord>,
+    /// Roles with a quota.
+    pub quotas: Arc<BTreeMap<Role, Quota>>,
     /// Counters and gauges under Mesos's metric names.
     pub counters: Arc<BTreeMap<&'static str, u64>>,
 }

@@ -20,6 +20,7 @@ impl View {
             Action::ViewRole,
             Action::GetMaintenanceSchedule,
             Action::GetMaintenanceStatus,
+            Action::GetQuota,
         ];
         if actions.into_iter().all(|action| acls.is_open(action)) {
             return Arc::clone(self);
@@ -56,6 +57,8 @@ impl View {
         if !acls.permit(principal, Action::GetMaintenanceStatus, None) {
             view.maintenance_status = v1::maintenance::ClusterStatus::default();
         }
+        Arc::make_mut(&mut view.quotas)
+            .retain(|role, _| eyes.sees(Action::GetQuota, role.as_str()));
         view.frameworks = frameworks;
         Arc::new(view)
     }

@@ -2,6 +2,7 @@
 
 mod access;
 mod agents;
+mod allocation;
 mod calls;
 mod departure;
 mod happenings;

@@ -1,0 +1,232 @@
+//! Who is next on one agent, and what of it they are offered.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use tepui_model::{Resources, Role};
+
+use crate::agent::{Agent, Holder, is_worth_offering};
+use crate::allocator::Allocator;
+use crate::config::FrameworkCapabilities;
+use crate::framework::Framework;
+use crate::quota::{KeptBack, QuotaId};
+use crate::round::Who;
+use crate::tree::{Client, NodeId, Tree};
+use crate::{AgentKey, FrameworkKey};
+
+/// Above this many, a few waiting frameworks are no longer few, and walking the order is cheaper than sorting them.
+const FEW: usize = 32;
+
+/// Who is next, and what of the agent it is offered.
+pub(crate) type Picked = (Holder, Resources);
+
+/// What those who are alike may be offered; mostly many in a row are, and it is not made anew for each.
+struct Offer {
+    alike: Alike,
+    resources: Resources,
+    /// For those without minimums of their own.
+    is_worth_it: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Alike {
+    /// Unset if roles make no difference.
+    node: Option<NodeId>,
+    quota: Option<QuotaId>,
+    capabilities: FrameworkCapabilities,
+}
+
+/// The search for the next on one agent.
+struct Search<'a> {
+    allocator: &'a Allocator,
+    agent: &'a Agent,
+    has_gpus: bool,
+    is_plain: bool,
+    last: Option<Offer>,
+    over_cap: Option<Picked>,
+    kept_back: KeptBack,
+}
+
+impl Allocator {
+    /// Who is first in order among those who would take something that is free on the agent, and what.
+    pub(crate) fn pick(&mut self, key: AgentKey, who: &Who) -> Option<Picked> {
+        let agent = &self.agents[&key];
+        if !agent.has_something_to_offer()
+            || (self.own_minimums == 0
+                && !is_worth_offering(&agent.available, &self.config.min_allocatable))
+        {
+            return None;
+        }
+        let (mut found, mut over_cap) = self.search(key, who);
+        if found.is_none() {
+            let lapsed = self.forget_lapsed(key);
+            if !lapsed.is_empty() {
+                let who = match who {
+                    Who::Everybody => Who::Everybody,
+                    Who::Only(those) => Who::Only(those.iter().copied().chain(lapsed).collect()),
+                };
+                (found, over_cap) = self.search(key, &who);
+            }
+        }
+        // Holding back is for the sake of others: what no other would take, one may have beyond the cap.
+        found.or(over_cap)
+    }
+
+    /// The first in order, and who would be but for the cap on open offers.
+    fn search(&mut self, key: AgentKey, who: &Who) -> (Option<Picked>, Option<Picked>) {
+        let agent = &self.agents[&key];
+        let mut search = Search {
+            allocator: self,
+            agent,
+            has_gpus: self.config.filter_gpus && agent.has_gpus(),
+            is_plain: agent.is_plain(),
+            last: None,
+            over_cap: None,
+            kept_back: KeptBack::default(),
+        };
+        let found = search.run(who);
+        let (over_cap, kept_back) = (search.over_cap, search.kept_back);
+        if !self.tree.quotas.is_empty() {
+            self.note_kept_back(key, who, kept_back);
+        }
+        (found, over_cap)
+    }
+
+    /// Whether there is room for an offer that is worth making: up to the limits on a role, before it eats from what is
+    /// kept for others.
+    pub(crate) fn has_room(&self, id: Option<QuotaId>) -> bool {
+        let quotas = &self.tree.quotas;
+        if quotas.is_empty() || self.own_minimums > 0 || self.config.min_allocatable.is_empty() {
+            return true;
+        }
+        let room = quotas.room(id);
+        let mut minimums = self.config.min_allocatable.iter();
+        minimums.any(|minimum| room.holds(minimum, &self.names))
+    }
+
+    fn client_count(&self, frameworks: &BTreeSet<FrameworkKey>) -> usize {
+        let records = frameworks
+            .iter()
+            .filter_map(|framework| self.frameworks.get(framework));
+        // More than a few frameworks are many, whatever their roles.
+        records
+            .take(FEW + 1)
+            .map(|framework| framework.clients.len().max(1))
+            .sum()
+    }
+
+    /// Whether the offer would take the framework over the cap. One offer everybody may have, however large.
+    fn is_over_cap(&self, framework: &Framework, offer: &Resources) -> bool {
+        let Some(cap) = self.config.offer_cap else {
+            return false;
+        };
+        if framework.offered.is_zero() {
+            return false;
+        }
+        let mut offered = self.names.known_amounts(offer);
+        offered.add(&framework.offered);
+        offered.dominant_share(&self.tree.total) > cap
+    }
+}
+
+impl<'a> Search<'a> {
+    fn run(&mut self, who: &Who) -> Option<Picked> {
+        let tree: &'a Tree = &self.allocator.tree;
+        match who {
+            Who::Only(frameworks) if self.allocator.client_count(frameworks) <= FEW => {
+                let mut sorted = tree.sorted(self.clients_of(frameworks)).into_iter();
+                sorted.find_map(|(node, framework)| self.visit(node, framework).break_value())
+            }
+            _ => match self.roles_in_question() {
+                Some(roles) => {
+                    tree.walk_within(&roles, |node, framework| self.visit(node, framework))
+                }
+                None => tree.walk(|node, framework| self.visit(node, framework)),
+            },
+        }
+    }
+
+    fn clients_of(
+        &self,
+        frameworks: &BTreeSet<FrameworkKey>,
+    ) -> impl Iterator<Item = (NodeId, FrameworkKey)> {
+        frameworks.iter().flat_map(|key| {
+            let record = self.allocator.frameworks.get(key);
+            let clients = record.into_iter().flat_map(|framework| &framework.clients);
+            clients.map(|node| (*node, *key))
+        })
+    }
+
+    /// The only roles, with those beneath them, that could be given anything; `None` if it may be any.
+    fn roles_in_question(&mut self) -> Option<BTreeSet<&'a Role>> {
+        let quotas = &self.allocator.tree.quotas;
+        if self.is_plain && quotas.lacking_ids.len() <= FEW && !self.allocator.has_room(None) {
+            self.kept_back.by_guarantees = true;
+            let lacking = quotas.lacking_ids.iter();
+            return Some(lacking.map(|id| quotas.role(*id)).collect());
+        }
+        self.agent.reserved_roles()
+    }
+
+    fn visit(&mut self, node: NodeId, framework: FrameworkKey) -> ControlFlow<Picked> {
+        let record = &self.allocator.frameworks[&framework];
+        let capabilities = record.capabilities;
+        if (self.has_gpus && !capabilities.gpu)
+            || (self.agent.traits.remote && !capabilities.region_aware)
+        {
+            return ControlFlow::Continue(());
+        }
+        let client = &self.allocator.tree.node(node).clients[&framework];
+        let offer = self.offer(node, capabilities);
+        if !self.is_taken_by(client, &offer, (framework, node)) {
+            self.last = Some(offer);
+            return ControlFlow::Continue(());
+        }
+        let Offer { resources, .. } = offer;
+        if self.allocator.is_over_cap(record, &resources) {
+            self.over_cap.get_or_insert(((framework, node), resources));
+            return ControlFlow::Continue(());
+        }
+        ControlFlow::Break(((framework, node), resources))
+    }
+
+    /// What somebody in this role may be offered.
+    fn offer(&mut self, node: NodeId, capabilities: FrameworkCapabilities) -> Offer {
+        let allocator = self.allocator;
+        let record = allocator.tree.node(node);
+        let alike = Alike {
+            node: (!self.is_plain).then_some(node),
+            quota: record.quota,
+            capabilities,
+        };
+        if let Some(last) = self.last.take_if(|last| last.alike == alike) {
+            return last;
+        }
+        let mut resources = self.agent.offerable(&record.role, capabilities);
+        let quotas = &allocator.tree.quotas;
+        if !quotas.is_empty() {
+            let (allowed, kept_back) = quotas.allowed(&resources, record.quota, &allocator.names);
+            self.kept_back.add(kept_back);
+            resources = allowed;
+        }
+        Offer {
+            alike,
+            is_worth_it: is_worth_offering(&resources, &allocator.config.min_allocatable),
+            resources,
+        }
+    }
+
+    fn is_taken_by(&self, client: &Client, offer: &Offer, holder: Holder) -> bool {
+        let is_worth_it = match &client.terms.min_allocatable {
+            None => offer.is_worth_it,
+            Some(own) => is_worth_offering(&offer.resources, own),
+        };
+        is_worth_it
+            && !self.agent.refuses(holder, &offer.resources)
+            && client
+                .terms
+                .constraints
+                .as_ref()
+                .is_none_or(|constraints| constraints.admit(&self.agent.traits))
+    }
+}
