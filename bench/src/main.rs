@@ -1,6 +1,7 @@
 //! Measurements, each printed with what was measured. Run with `cargo run --release -p tepui-bench -- NAME`.
 #![allow(clippy::print_stdout, reason = "a measurement is printed")]
 
+mod allocator;
 mod cluster;
 mod tasks;
 
@@ -16,6 +17,8 @@ struct Arguments {
 enum Measurement {
     /// Short wasm tasks per second, end to end through the scheduler API: launch to acknowledged TASK_FINISHED
     Tasks(tasks::Tasks),
+    /// One cycle of the allocator: all free, nothing to do, one change
+    Allocator(allocator::Allocator),
     /// Resident memory of an idle master and an idle agent
     Idle,
 }
@@ -23,6 +26,7 @@ enum Measurement {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().measurement {
         Measurement::Tasks(tasks) => tasks.run(),
+        Measurement::Allocator(allocator) => allocator.run(),
         Measurement::Idle => cluster::idle(),
     }
 }
