@@ -211,6 +211,13 @@ impl Allocator {
         free.apply(&agent.counted);
     }
 
+    /// Nothing is left on the agent, so nothing is kept back from anybody there either.
+    pub(crate) fn note_given_away(&mut self, key: AgentKey) {
+        self.free.remove(&key);
+        self.limited.remove(&key);
+        self.guarded.remove(&key);
+    }
+
     /// Something about the agent has changed: whoever waits is to be asked again.
     pub(crate) fn freshen(&mut self, key: AgentKey) {
         self.recount(key);
@@ -221,7 +228,7 @@ impl Allocator {
             self.free.insert(key);
             self.fresh.insert(key);
         } else {
-            self.free.remove(&key);
+            self.note_given_away(key);
         }
     }
 }

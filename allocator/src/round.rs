@@ -190,9 +190,7 @@ impl Allocator {
             _ => Resources::new(),
         };
         agent.take(holder, &resources);
-        if !agent.has_something_to_offer() {
-            self.free.remove(&key);
-        }
+        let all_given_away = !agent.has_something_to_offer();
         let quotas = !self.tree.quotas.is_empty();
         let booking = if shared {
             let after = &agent.held[&holder].resources;
@@ -214,6 +212,9 @@ impl Allocator {
             .insert(key);
         self.tree.book(node, framework, &booking, 1);
         self.recount(key);
+        if all_given_away {
+            self.note_given_away(key);
+        }
         Allocation {
             framework,
             role: self.tree.node(node).role.clone(),
