@@ -19,11 +19,33 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    pub fn subscribe(master: &str, mut info: Value) -> Self {
+    pub fn subscribe(master: &str, info: Value) -> Self {
+        Self::subscribe_with(master, info, json!({}))
+    }
+
+    /// As [`Scheduler::subscribe`], with further fields of the call, such as `suppressed_roles`.
+    pub fn subscribe_with(master: &str, info: Value, more: Value) -> Self {
+        let mut scheduler = Self::open(master, info, more);
+        let subscribed = scheduler.expect("SUBSCRIBED");
+        scheduler.framework_id = subscribed["subscribed"]["framework_id"]["value"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        scheduler
+    }
+
+    /// The sentence with which a framework is refused.
+    pub fn refused(master: &str, info: Value) -> String {
+        let error = Self::open(master, info, json!({})).expect("ERROR");
+        error["error"]["message"].as_str().unwrap().to_owned()
+    }
+
+    fn open(master: &str, mut info: Value, mut more: Value) -> Self {
         let fields = info.as_object_mut().expect("a FrameworkInfo is an object");
         fields.entry("user").or_insert_with(|| json!("root"));
         fields.entry("name").or_insert_with(|| json!("test"));
-        let mut call = json!({ "type": "SUBSCRIBE", "subscribe": { "framework_info": info } });
+        more["framework_info"] = info;
+        let mut call = json!({ "type": "SUBSCRIBE", "subscribe": more });
         if let Some(id) = call["subscribe"]["framework_info"].get("id").cloned() {
             call["framework_id"] = id;
         }
@@ -52,19 +74,13 @@ impl Scheduler {
                 }
             }
         });
-        let mut scheduler = Self {
+        Self {
             master: master.to_owned(),
             framework_id: String::new(),
             stream_id,
             events,
             passed: Vec::new(),
-        };
-        let subscribed = scheduler.expect("SUBSCRIBED");
-        scheduler.framework_id = subscribed["subscribed"]["framework_id"]["value"]
-            .as_str()
-            .unwrap()
-            .to_owned();
-        scheduler
+        }
     }
 
     /// Sends a call of this framework; `call` lacks only the framework's id.
