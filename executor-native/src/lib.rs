@@ -5,6 +5,7 @@
 //! as mere process groups: then nothing enforces their limits, and `TASK_RUNNING` says so.
 //!
 //! - `amounts`: what a task asked for, as the kernel wants it
+//! - `commands`: the commands of its checks
 //! - `group`: a task's cgroup
 //! - `process`: starting a process and hearing of its end
 //! - `task`: one task from LAUNCH to its last status
@@ -13,6 +14,7 @@
 #![warn(missing_docs)]
 
 mod amounts;
+mod commands;
 mod group;
 mod process;
 mod task;
@@ -28,7 +30,7 @@ use tepui_api::v1::framework_info::capability;
 use tepui_api::v1::{KillPolicy, TaskInfo};
 use tepui_sdk_executor::{Config, Event, Events, Handle, connect};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::group::Hierarchies;
@@ -72,6 +74,8 @@ struct Shared {
     cgroups: Option<Cgroups>,
     /// Whether the framework knows TASK_KILLING.
     knows_killing: AtomicBool,
+    /// Whether the agent is there to hear of checks.
+    heard: watch::Sender<bool>,
 }
 
 /// Why the executor ends.
@@ -96,6 +100,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         reaper,
         cgroups,
         knows_killing: AtomicBool::new(false),
+        heard: watch::Sender::new(true),
     });
     let mut tasks = Tasks::default();
     let farewell = loop {
@@ -152,6 +157,7 @@ impl Tasks {
                     .framework
                     .has_capability(capability::Type::TaskKillingState);
                 shared.knows_killing.store(knows, Ordering::Relaxed);
+                shared.heard.send_replace(true);
             }
             Event::Launch(task) => self.launch(shared, *task),
             Event::LaunchGroup(group) => {
@@ -163,7 +169,10 @@ impl Tasks {
                 task_id,
                 kill_policy,
             } => self.kill(&task_id, kill_policy.as_ref()),
-            Event::Disconnected => tracing::info!("the agent is away"),
+            Event::Disconnected => {
+                tracing::info!("the agent is away");
+                shared.heard.send_replace(false);
+            }
             Event::Message(data) => {
                 tracing::debug!(bytes = data.len(), "a message nobody here reads")
             }

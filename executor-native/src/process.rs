@@ -210,6 +210,14 @@ impl Reaper {
         Ok((pid, receiver))
     }
 
+    /// Kills the process group of a process that was not reaped yet; of any other nobody knows whose it is.
+    pub(crate) fn kill(&self, leader: Pid) {
+        if self.lock().contains_key(&leader) {
+            // It may have ended this moment.
+            killpg(leader, Signal::SIGKILL).ok();
+        }
+    }
+
     /// Reaps whenever SIGCHLD says that there is something to reap.
     pub(crate) async fn run(self: Arc<Self>, mut children: Signals) {
         while children.recv().await.is_some() {

@@ -11,11 +11,14 @@ use tepui_api::ext::{LaunchPlan, TaskUsage, launch_plan};
 use tepui_api::v1::container_info;
 use tepui_api::v1::task_status::Reason;
 use tepui_api::v1::{CommandInfo, KillPolicy, TaskInfo, TaskState, TaskStatus};
+use tepui_sdk_executor::{Checks, Condition, News};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::Shared;
 use crate::amounts::Limits;
+use crate::commands::Commands;
 use crate::group::{Group, GroupError, Usage};
 use crate::process::{self, Exit, Start, StartError};
 use crate::verdict::{self, Ending, Intervention, Memory};
@@ -70,13 +73,15 @@ pub(crate) async fn run(
     mut control: mpsc::UnboundedReceiver<Control>,
 ) -> Ended {
     let task = Arc::new(task);
+    let mut condition = Condition::of(&task);
+    let with = |condition: &Condition, mut status: TaskStatus| {
+        condition.add_to(&mut status);
+        status
+    };
     report(
         shared,
         &task,
-        TaskStatus {
-            state: TaskState::TaskStarting as i32,
-            ..TaskStatus::default()
-        },
+        with(&condition, state(TaskState::TaskStarting)),
     );
     let limits = Limits::of(&task);
     let started = tokio::task::spawn_blocking({
@@ -86,30 +91,24 @@ pub(crate) async fn run(
     let mut running = match started.await.expect("starting does not panic") {
         Ok(running) => running,
         Err(error) => {
-            let failed = TaskStatus {
-                state: TaskState::TaskFailed as i32,
-                ..TaskStatus::default()
-            };
-            let failed = failed
+            let failed = state(TaskState::TaskFailed)
                 .with_reason(Reason::ContainerLaunchFailed)
                 .with_message(error.to_string());
             return Ended {
                 task,
-                status: failed,
+                status: with(&condition, failed),
                 group: None,
             };
         }
     };
-    let mut status = TaskStatus {
-        state: TaskState::TaskRunning as i32,
-        ..TaskStatus::default()
-    };
+    let mut status = state(TaskState::TaskRunning);
     if running.group.is_none() {
         status.message = Some("no cgroups: limits are not enforced".to_owned());
     }
-    report(shared, &task, status);
+    report(shared, &task, with(&condition, status));
 
-    let (exit, intervention) = supervise(shared, &task, &mut running, &mut control).await;
+    let (exit, intervention) =
+        supervise(shared, &task, &mut running, &mut control, &mut condition).await;
     let wall_time = running.began.elapsed();
     let group = running.group.clone();
     let used = match group.clone() {
@@ -127,8 +126,15 @@ pub(crate) async fn run(
     let status = last_status(exit, intervention, used, &limits, wall_time);
     Ended {
         task,
-        status,
+        status: with(&condition, status),
         group,
+    }
+}
+
+fn state(state: TaskState) -> TaskStatus {
+    TaskStatus {
+        state: state.into(),
+        ..TaskStatus::default()
     }
 }
 
@@ -184,13 +190,52 @@ fn last_status(
     status
 }
 
-/// Waits for the end, and brings it about where that is asked for. The exit is `None` if it could not be learnt.
+/// Has a task's checks made for as long as this lives.
+struct Checking {
+    news: mpsc::UnboundedReceiver<News>,
+    probing: Option<AbortHandle>,
+}
+
+impl Checking {
+    fn start(shared: &Arc<Shared>, task: &Arc<TaskInfo>, running: &Running) -> Self {
+        let (sender, news) = mpsc::unbounded_channel();
+        let probing = Checks::of(task).map(|checks| {
+            let commands = Commands {
+                shared: Arc::clone(shared),
+                task: Arc::clone(task),
+                group: running.group.clone(),
+            };
+            let heard = shared.heard.subscribe();
+            tokio::spawn(checks.run(commands, heard, sender)).abort_handle()
+        });
+        Self { news, probing }
+    }
+
+    /// Nothing is checked any more, and what was found last is not told.
+    fn stop(&mut self) {
+        self.news.close();
+        while self.news.try_recv().is_ok() {}
+        if let Some(probing) = self.probing.take() {
+            probing.abort();
+        }
+    }
+}
+
+impl Drop for Checking {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Waits for the end, and brings it about where that is asked for or a health check asks for it. The exit is `None` if it could not be learnt.
 async fn supervise(
-    shared: &Shared,
-    task: &TaskInfo,
+    shared: &Arc<Shared>,
+    task: &Arc<TaskInfo>,
     running: &mut Running,
     control: &mut mpsc::UnboundedReceiver<Control>,
+    condition: &mut Condition,
 ) -> (Option<Exit>, Intervention) {
+    let mut checking = Checking::start(shared, task, running);
     let completion = task
         .max_completion_time
         .as_ref()
@@ -199,41 +244,52 @@ async fn supervise(
     let mut deadline: Option<Instant> = None;
     let mut intervention = Intervention::None;
     loop {
-        tokio::select! {
+        let asked = tokio::select! {
             exit = &mut running.exit => return (exit.ok(), intervention),
-            Some(asked) = control.recv() => {
-                let of_task = || grace_of(task.kill_policy.as_ref()).unwrap_or(GRACE);
-                let grace = match asked {
-                    Control::Kill { grace } => grace.unwrap_or_else(of_task),
-                    Control::End { grace } => grace.min(of_task()),
-                };
-                let until = Instant::now() + grace;
-                // Asked twice, the sooner holds.
-                let first = deadline.is_none();
-                deadline = Some(deadline.map_or(until, |earlier| earlier.min(until)));
-                if intervention == Intervention::None {
-                    intervention = Intervention::Killed;
-                    if shared.knows_killing.load(Ordering::Relaxed) {
-                        let killing = TaskStatus { state: TaskState::TaskKilling as i32, ..TaskStatus::default() };
-                        report(shared, task, killing);
-                    }
-                }
-                if first && !grace.is_zero() {
-                    terminate(running);
+            Some(asked) = control.recv() => asked,
+            Some(news) = checking.news.recv() => {
+                report(shared, task, condition.take(&news));
+                match news {
+                    News::Health { kill: true, .. } => Control::Kill { grace: None },
+                    _ => continue,
                 }
             }
             () = until(deadline) => {
                 // Once is enough: what cannot be killed now cannot be killed later either.
                 deadline = None;
                 kill(running).await;
+                continue;
             }
             () = until(too_long) => {
                 too_long = None;
                 if intervention == Intervention::None {
+                    checking.stop();
                     intervention = Intervention::TimedOut(completion.unwrap_or_default());
                     kill(running).await;
                 }
+                continue;
             }
+        };
+        checking.stop();
+        let of_task = || grace_of(task.kill_policy.as_ref()).unwrap_or(GRACE);
+        let grace = match asked {
+            Control::Kill { grace } => grace.unwrap_or_else(of_task),
+            Control::End { grace } => grace.min(of_task()),
+        };
+        let until = Instant::now() + grace;
+        // Asked twice, the sooner holds.
+        let first = deadline.is_none();
+        deadline = Some(deadline.map_or(until, |earlier| earlier.min(until)));
+        if intervention == Intervention::None {
+            intervention = Intervention::Killed;
+            if shared.knows_killing.load(Ordering::Relaxed) {
+                let mut killing = state(TaskState::TaskKilling);
+                condition.add_to(&mut killing);
+                report(shared, task, killing);
+            }
+        }
+        if first && !grace.is_zero() {
+            terminate(running);
         }
     }
 }
@@ -343,7 +399,7 @@ fn make_group(
 }
 
 /// The command the native body comes from: of a task that could also run as wasm, the fallback.
-fn native_command(task: &TaskInfo) -> Option<&CommandInfo> {
+pub(crate) fn native_command(task: &TaskInfo) -> Option<&CommandInfo> {
     let wasm = task
         .container
         .as_ref()

@@ -1,15 +1,18 @@
 //! The process: hears the agent on one thread, runs the tasks on others.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tepui_api::v1::framework_info::capability;
-use tepui_api::v1::{FrameworkInfo, TaskInfo, TaskState};
-use tepui_sdk_executor::{Config, Event, Handle, connect};
-use tokio::sync::Notify;
+use tepui_api::v1::{TaskInfo, TaskState, TaskStatus};
+use tepui_sdk_executor::{Checks, Condition, Config, Event, Handle, News, connect};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::AbortHandle;
 
+use crate::commands::Commands;
 use crate::governor::{Outcome, Progress, Runtime, Settings, TaskHandle};
 use crate::report;
 use crate::spec::TaskSpec;
@@ -34,23 +37,30 @@ pub fn run() -> anyhow::Result<()> {
 async fn serve(config: Config, runtime: &Runtime) {
     let grace = config.shutdown_grace;
     let (handle, mut events) = connect(config);
-    let tasks = Tasks {
-        alive: Arc::default(),
+    let tasks = Tasks(Arc::new(Shared {
+        alive: Mutex::default(),
+        empty: Notify::new(),
         handle: handle.clone(),
-    };
+        tells_killing: AtomicBool::new(false),
+        heard: watch::Sender::new(true),
+        control: tokio::runtime::Handle::current(),
+    }));
     let reporting = tokio::spawn(report::serve({
-        let alive = Arc::clone(&tasks.alive);
+        let shared = Arc::clone(&tasks.0);
         move || {
-            let alive = alive.lock();
-            report::lines(alive.iter().map(|(id, task)| (id.as_str(), task)))
+            let alive = shared.lock();
+            report::lines(alive.iter().map(|(id, live)| (id.as_str(), &live.task)))
         }
     }));
-    let mut tells_killing = false;
     let mut agent_is_there = false;
     while let Some(event) = events.next().await {
         match event {
             Event::Subscribed(subscribed) => {
-                tells_killing = has_killing_state(&subscribed.framework);
+                let tells = subscribed
+                    .framework
+                    .has_capability(capability::Type::TaskKillingState);
+                tasks.0.tells_killing.store(tells, Ordering::Relaxed);
+                tasks.0.heard.send_replace(true);
             }
             Event::Launch(task) => tasks.launch(runtime, &task),
             Event::LaunchGroup(group) => {
@@ -59,12 +69,15 @@ async fn serve(config: Config, runtime: &Runtime) {
                 }
             }
             // A module has no signals to be warned by, so there is no grace to give.
-            Event::Kill { task_id, .. } => tasks.kill(&task_id, tells_killing),
+            Event::Kill { task_id, .. } => tasks.kill(&task_id),
             Event::Shutdown => {
                 agent_is_there = true;
                 break;
             }
-            Event::Disconnected | Event::Message(_) | Event::Error(_) => {}
+            Event::Disconnected => {
+                tasks.0.heard.send_replace(false);
+            }
+            Event::Message(_) | Event::Error(_) => {}
         }
     }
     tasks.end_all(grace).await;
@@ -76,40 +89,121 @@ async fn serve(config: Config, runtime: &Runtime) {
     drop(events);
 }
 
-fn has_killing_state(framework: &FrameworkInfo) -> bool {
-    framework
-        .capabilities
-        .iter()
-        .any(|capability| capability.r#type() == capability::Type::TaskKillingState)
+/// A task that has not ended.
+struct Live {
+    task: TaskHandle,
+    /// What its checks found last.
+    condition: Condition,
+    probing: Option<AbortHandle>,
+    /// Its end was asked for; what its checks find is of no interest any more.
+    killed: bool,
 }
 
-#[derive(Default)]
-struct Alive {
-    tasks: Mutex<HashMap<String, TaskHandle>>,
-    empty: Notify,
-}
-
-impl Alive {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, TaskHandle>> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+impl Drop for Live {
+    fn drop(&mut self) {
+        if let Some(probing) = &self.probing {
+            probing.abort();
+        }
     }
 }
 
-/// The tasks that have not ended. Statuses are sent under the lock, so that no task's last one is overtaken.
-struct Tasks {
-    alive: Arc<Alive>,
+struct Shared {
+    /// Statuses are sent under the lock, so that no task's last one is overtaken.
+    alive: Mutex<HashMap<String, Live>>,
+    empty: Notify,
     handle: Handle,
+    /// Whether the framework knows TASK_KILLING.
+    tells_killing: AtomicBool,
+    /// Whether the agent is there to hear of checks.
+    heard: watch::Sender<bool>,
+    /// Where checks are made; never among the guests.
+    control: tokio::runtime::Handle,
 }
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Live>> {
+        self.alive.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, condition: &Condition, mut status: TaskStatus) {
+        condition.add_to(&mut status);
+        self.handle.update(status);
+    }
+
+    fn kill(&self, task_id: &str, live: &mut Live) {
+        live.task.kill();
+        if !std::mem::replace(&mut live.killed, true) && self.tells_killing.load(Ordering::Relaxed)
+        {
+            self.tell(&live.condition, bare(task_id, TaskState::TaskKilling));
+        }
+        if let Some(probing) = live.probing.take() {
+            probing.abort();
+        }
+    }
+
+    /// The task runs: from now on it is looked after.
+    fn on_started(self: &Arc<Self>, task: &TaskInfo) {
+        let task_id = &task.task_id.value;
+        let mut alive = self.lock();
+        let Some(live) = alive.get_mut(task_id) else {
+            return;
+        };
+        self.tell(&live.condition, bare(task_id, TaskState::TaskRunning));
+        let Some(checks) = Checks::of(task).filter(|_| !live.killed) else {
+            return;
+        };
+        let (sender, mut news) = mpsc::unbounded_channel();
+        let probing = checks.run(Commands::of(task), self.heard.subscribe(), sender);
+        let (shared, id) = (Arc::clone(self), task_id.clone());
+        let telling = async move {
+            while let Some(news) = news.recv().await {
+                shared.on_news(&id, &news);
+            }
+        };
+        let both = async { tokio::join!(probing, telling) };
+        live.probing = Some(self.control.spawn(both).abort_handle());
+    }
+
+    fn on_news(&self, task_id: &str, news: &News) {
+        let mut alive = self.lock();
+        let Some(live) = alive.get_mut(task_id).filter(|live| !live.killed) else {
+            return;
+        };
+        let mut status = live.condition.take(news);
+        status.task_id.value = task_id.to_owned();
+        self.handle.update(status);
+        if let News::Health { kill: true, .. } = news {
+            self.kill(task_id, live);
+        }
+    }
+
+    fn on_ended(&self, task_id: &str, outcome: &Outcome) {
+        let mut alive = self.lock();
+        let condition = alive
+            .remove(task_id)
+            .map(|live| live.condition.clone())
+            .unwrap_or_default();
+        self.tell(&condition, verdict(task_id, outcome));
+        if alive.is_empty() {
+            self.empty.notify_waiters();
+        }
+    }
+}
+
+/// The tasks that have not ended.
+struct Tasks(Arc<Shared>);
 
 impl Tasks {
     fn launch(&self, runtime: &Runtime, task: &TaskInfo) {
         let task_id = task.task_id.value.clone();
-        let mut alive = self.alive.lock();
+        let mut alive = self.0.lock();
         if alive.contains_key(&task_id) {
             tracing::warn!(task_id, "a task that runs already was launched again");
             return;
         }
-        self.handle.update(bare(&task_id, TaskState::TaskStarting));
+        let condition = Condition::of(task);
+        self.0
+            .tell(&condition, bare(&task_id, TaskState::TaskStarting));
         let spec = match TaskSpec::from_task(task) {
             Ok(spec) => spec,
             Err(error) => {
@@ -120,57 +214,46 @@ impl Tasks {
                     refused: None,
                     usage: Usage::default(),
                 };
-                self.handle.update(verdict(&task_id, &outcome));
+                self.0.tell(&condition, verdict(&task_id, &outcome));
                 return;
             }
         };
         let report = {
-            let alive = Arc::clone(&self.alive);
-            let handle = self.handle.clone();
-            let task_id = task_id.clone();
+            let shared = Arc::clone(&self.0);
+            let task = task.clone();
             move |progress| match progress {
-                Progress::Started => {
-                    let _order = alive.lock();
-                    handle.update(bare(&task_id, TaskState::TaskRunning));
-                }
-                Progress::Ended(outcome) => {
-                    let mut tasks = alive.lock();
-                    tasks.remove(&task_id);
-                    handle.update(verdict(&task_id, &outcome));
-                    if tasks.is_empty() {
-                        alive.empty.notify_waiters();
-                    }
-                }
+                Progress::Started => shared.on_started(&task),
+                Progress::Ended(outcome) => shared.on_ended(&task.task_id.value, &outcome),
             }
         };
         // Its reports wait for the lock, so it is in the map before it can leave it.
-        let task = runtime.spawn(spec, report);
-        alive.insert(task_id, task);
+        let live = Live {
+            task: runtime.spawn(spec, report),
+            condition,
+            probing: None,
+            killed: false,
+        };
+        alive.insert(task_id, live);
     }
 
-    fn kill(&self, task_id: &str, tells_killing: bool) {
-        let alive = self.alive.lock();
-        match alive.get(task_id) {
-            Some(task) => {
-                if tells_killing {
-                    self.handle.update(bare(task_id, TaskState::TaskKilling));
-                }
-                task.kill();
-            }
+    fn kill(&self, task_id: &str) {
+        match self.0.lock().get_mut(task_id) {
+            Some(live) => self.0.kill(task_id, live),
             // Its last status is under way already.
             None => tracing::debug!(task_id, "a task that is not here is to be killed"),
         }
     }
 
     async fn end_all(&self, patience: Duration) {
-        let emptied = self.alive.empty.notified();
+        let emptied = self.0.empty.notified();
         {
-            let tasks = self.alive.lock();
-            if tasks.is_empty() {
+            let mut alive = self.0.lock();
+            if alive.is_empty() {
                 return;
             }
-            for task in tasks.values() {
-                task.kill();
+            for live in alive.values_mut() {
+                live.killed = true;
+                live.task.kill();
             }
         }
         if tokio::time::timeout(patience, emptied).await.is_err() {
@@ -186,7 +269,7 @@ mod tests {
     use bytes::Bytes;
     use tepui_api::ext::{LaunchPlan, launch_plan};
     use tepui_api::v1::executor::{self, call, event};
-    use tepui_api::v1::{TaskId, TaskStatus, framework_info};
+    use tepui_api::v1::{FrameworkInfo, TaskId, framework_info};
     use tepui_api::{proto, recordio};
     use tepui_sdk_executor::Address;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -5,6 +5,7 @@
 //! the other process: it turns a module into the form the runtime loads, so that no tenant ever waits for, or feeds, a
 //! compiler inside the executor.
 
+mod commands;
 mod compile;
 mod engines;
 mod executor;
@@ -23,5 +24,5 @@ pub use executor::run;
 pub use governor::{Outcome, Progress, Runtime, RuntimeError, Settings, TaskHandle};
 pub use limits::MemoryLimit;
 pub use modules::ModuleFile;
-pub use spec::{MemoryPolicy, SpecError, TaskSpec};
+pub use spec::{MemoryPolicy, SpecError, TaskSpec, Volume};
 pub use verdict::{Ending, Usage, verdict};

@@ -26,8 +26,10 @@ pub struct TaskSpec {
     pub task_id: String,
     /// Its compiled code.
     pub module: ModuleFile,
-    /// Its directory; all of the file system it sees.
+    /// Its directory; with its volumes, all of the file system it sees.
     pub sandbox: PathBuf,
+    /// Further directories, opened at the paths its guest knows them by.
+    pub volumes: Vec<Volume>,
     /// The argument vector, program name first.
     pub arguments: Vec<String>,
     /// The whole environment.
@@ -44,6 +46,17 @@ pub struct TaskSpec {
     pub time_limit: Option<Duration>,
     /// Its weight among the tasks of this process.
     pub cpus: f64,
+}
+
+/// A directory of the host a guest sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Where it is.
+    pub host: PathBuf,
+    /// Where the guest sees it.
+    pub guest: String,
+    /// Whether the guest can only read it.
+    pub read_only: bool,
 }
 
 /// Why a TaskInfo cannot be run here.
@@ -107,6 +120,15 @@ impl TaskSpec {
                 metering,
             },
             sandbox: PathBuf::from(&plan.sandbox),
+            volumes: plan
+                .preopens
+                .iter()
+                .map(|preopen| Volume {
+                    host: PathBuf::from(&preopen.host_path),
+                    guest: preopen.guest_path.clone(),
+                    read_only: preopen.read_only(),
+                })
+                .collect(),
             arguments: plan.arguments.clone(),
             environment: plan
                 .environment

@@ -306,6 +306,16 @@ fn wasi(spec: &TaskSpec, outputs: &Arc<Quota>) -> Result<WasiP1Ctx, String> {
                 spec.sandbox.display()
             )
         })?;
+    for volume in &spec.volumes {
+        let permissions = if volume.read_only {
+            FsPerms::ReadOnly
+        } else {
+            FsPerms::ReadWrite
+        };
+        builder
+            .preopened_dir(&volume.host, &volume.guest, permissions)
+            .map_err(|error| format!("the volume {} cannot be opened: {error:#}", volume.guest))?;
+    }
     Ok(builder.build_p1())
 }
 

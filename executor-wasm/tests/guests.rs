@@ -64,6 +64,7 @@ impl Bench {
             task_id: guest.to_owned(),
             module: self.module(guest, Metering::Plain),
             sandbox: self.sandbox(guest),
+            volumes: Vec::new(),
             arguments: vec![guest.to_owned()],
             environment: Vec::new(),
             entrypoint: "_start".to_owned(),

@@ -25,16 +25,23 @@
 //! # }
 //! ```
 //!
+//! [`Checks`] makes the probes of a task's checks and health check and says what they mean; [`Condition`] puts that into the
+//! task's statuses.
+//!
 //! The end of the events means that the agent is gone for good: the executor must end its tasks and exit.
 
 #![forbid(unsafe_code)]
 
+mod checks;
 mod config;
 mod driver;
 mod outbox;
+mod probe;
 mod transport;
 
+pub use checks::{Condition, News};
 pub use config::{Address, Config, ConfigError};
 pub use driver::{Event, Events, Subscribed, connect};
 pub use outbox::Handle;
+pub use probe::{Checks, RunCommand, arguments_of, variables_of};
 pub use transport::TransportError;
