@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -18,15 +17,16 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tepui_agent_core::{ExecutorKind, ExecutorRef, ExecutorView, Input, Limitation};
 use tepui_api::v1::{self, task_status::Reason};
-use tepui_model::{Resources, format_bytes, format_duration};
+use tepui_model::{Resources, format_bytes};
 use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::containment::{Group, Layout, Limits, set_apart};
+use crate::environment::{DEFAULT_PATH, Executor, Surroundings, agent_of};
 use crate::owner::Event;
-use crate::prepare::{DEFAULT_PATH, Preparer, add_variables};
+use crate::prepare::{Preparer, add_variables};
 use crate::sandbox;
 
 /// What the kernel counts memory in, as resources do: binary megabytes.
@@ -38,16 +38,10 @@ const KILLED: i32 = 9;
 pub(crate) struct Settings {
     pub(crate) work_dir: PathBuf,
     pub(crate) program: PathBuf,
-    pub(crate) endpoint: SocketAddr,
-    pub(crate) socket: PathBuf,
+    pub(crate) surroundings: Arc<Surroundings>,
     pub(crate) layout: Layout,
     /// What an executor may use of memory beyond what its tasks were given.
     pub(crate) overhead_bytes: u64,
-    pub(crate) shutdown_grace_period: Duration,
-    pub(crate) reregistration_timeout: Duration,
-    pub(crate) recovery_timeout: Duration,
-    /// What every executor gets besides, unless its own command says otherwise.
-    pub(crate) executor_environment: BTreeMap<String, String>,
 }
 
 #[derive(Debug)]
@@ -136,7 +130,7 @@ impl Executors {
 
     /// Starts the process; the owner hears of it, and of its end.
     pub(crate) fn start(&self, order: StartOrder) {
-        let agent = agent_of(&order.sandbox);
+        let agent = agent_of(&order.sandbox).to_owned();
         let running = Running {
             destroy: CancellationToken::new(),
             gone: CancellationToken::new(),
@@ -191,13 +185,15 @@ impl Executors {
         let mut records = self.read_records()?;
         for view in known {
             let executor = view.executor.clone();
+            // One of task groups has no process to know again.
+            let Some(kind) = view.kind else { continue };
             let agent = agent_of(&view.sandbox);
             let record = records.remove(&executor);
             let pid = record.as_ref().and_then(Record::living);
             let running = Running {
                 destroy: CancellationToken::new(),
                 gone: CancellationToken::new(),
-                group: self.shared.group_of(&executor, view.kind, &agent),
+                group: self.shared.group_of(&executor, kind, agent),
                 checkpoint: record.is_none_or(|record| record.checkpoint),
                 resources: view.resources.clone(),
             };
@@ -522,54 +518,27 @@ impl Shared {
         running: &Running,
         path: &Path,
     ) -> Result<BTreeMap<String, String>, StartError> {
-        let settings = &self.settings;
-        let directory = path.to_string_lossy().into_owned();
-        let grace = order
-            .info
-            .shutdown_grace_period
-            .as_ref()
-            .and_then(|grace| u64::try_from(grace.nanoseconds).ok());
-        let grace = grace.map_or(settings.shutdown_grace_period, Duration::from_nanos);
-        let mut environment: BTreeMap<String, String> = [
-            ("PATH", DEFAULT_PATH.to_owned()),
-            ("MESOS_FRAMEWORK_ID", order.executor.framework.to_string()),
-            ("MESOS_EXECUTOR_ID", order.executor.executor.to_string()),
-            ("MESOS_SLAVE_ID", agent_of(&order.sandbox)),
-            ("MESOS_AGENT_ENDPOINT", settings.endpoint.to_string()),
-            (
-                "MESOS_DOMAIN_SOCKET",
-                settings.socket.to_string_lossy().into_owned(),
-            ),
-            ("MESOS_DIRECTORY", directory.clone()),
-            ("MESOS_SANDBOX", directory),
-            ("MESOS_CHECKPOINT", u8::from(running.checkpoint).to_string()),
-            (
-                "MESOS_EXECUTOR_SHUTDOWN_GRACE_PERIOD",
-                format_duration(grace),
-            ),
-            (
-                "MESOS_RECOVERY_TIMEOUT",
-                format_duration(settings.recovery_timeout),
-            ),
-            (
-                "MESOS_SUBSCRIPTION_BACKOFF_MAX",
-                format_duration(settings.reregistration_timeout),
-            ),
-            (
-                "TEPUI_WORK_DIR",
-                settings.work_dir.to_string_lossy().into_owned(),
-            ),
-        ]
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect();
-        environment.extend(settings.executor_environment.clone());
-        if let Some(group) = &running.group {
-            environment.insert("TEPUI_CGROUP".to_owned(), group.path().to_owned());
-        }
+        let mut environment = self.settings.surroundings.of(&Executor {
+            framework: order.executor.framework.as_str(),
+            executor: order.executor.executor.as_str(),
+            sandbox: &order.sandbox,
+            directory: path,
+            checkpoint: running.checkpoint,
+            info: Some(&order.info),
+        });
         if order.kind == ExecutorKind::Custom {
             add_variables(&mut environment, order.info.command.as_ref())?;
+        } else {
+            // What only our own understand.
+            let work_dir = self.settings.work_dir.to_string_lossy().into_owned();
+            environment.insert("TEPUI_WORK_DIR".to_owned(), work_dir);
+            if let Some(group) = &running.group {
+                environment.insert("TEPUI_CGROUP".to_owned(), group.path().to_owned());
+            }
         }
+        environment
+            .entry("PATH".to_owned())
+            .or_insert_with(|| DEFAULT_PATH.to_owned());
         // Last, so that no command can replace it.
         environment.insert(
             "MESOS_EXECUTOR_AUTHENTICATION_TOKEN".to_owned(),
@@ -626,11 +595,6 @@ fn end(group: Option<&Group>, pid: Option<u32>) {
         // Nobody may be left in it, which is as well.
         let _ = killpg(Pid::from_raw(leader), Signal::SIGKILL);
     }
-}
-
-/// The agent's id, out of a sandbox's path.
-fn agent_of(sandbox: &str) -> String {
-    sandbox.split('/').nth(1).unwrap_or("unknown").to_owned()
 }
 
 /// A scalar of so many bytes, as resources count them.
@@ -704,22 +668,22 @@ mod tests {
             memory_bytes: 1 << 30,
             module_bytes: 1 << 20,
         };
+        let surroundings = Arc::new(Surroundings {
+            variables: BTreeMap::from([("EVERYBODY".to_owned(), "has it".to_owned())]),
+            ..crate::testing::surroundings(work_dir)
+        });
         let preparer = Preparer {
             work_dir: work_dir.to_path_buf(),
             fetcher: Fetcher::new(store("fetch"), Duration::from_secs(5)).unwrap(),
             compiler: Compiler::new("/bin/false".into(), store("compiled"), limits),
+            surroundings: surroundings.clone(),
         };
         let settings = Settings {
             work_dir: work_dir.to_path_buf(),
             program: "/bin/false".into(),
-            endpoint: "127.0.0.1:5051".parse().unwrap(),
-            socket: work_dir.join("agent.sock"),
+            surroundings: surroundings.clone(),
             layout,
             overhead_bytes: 64 << 20,
-            shutdown_grace_period: Duration::from_secs(5),
-            reregistration_timeout: Duration::from_secs(2),
-            recovery_timeout: Duration::from_secs(900),
-            executor_environment: BTreeMap::from([("EVERYBODY".to_owned(), "has it".to_owned())]),
         };
         let (events, inbox) = mpsc::channel(100);
         (Executors::new(settings, preparer, events), inbox)
@@ -759,7 +723,7 @@ mod tests {
         let order = order("s", "", true);
         ExecutorView {
             executor: reference(),
-            kind: order.kind,
+            kind: Some(order.kind),
             info: order.info,
             sandbox: order.sandbox,
             container_id: "c".into(),

@@ -19,6 +19,7 @@ mod confine;
 mod containers;
 mod containment;
 mod detect;
+mod environment;
 mod executors;
 mod fetcher;
 mod files;
@@ -51,6 +52,7 @@ mod testing;
 mod tests;
 mod usage;
 mod verbosity;
+mod volumes;
 mod watch;
 
 /// The level of Mesos's API this agent speaks: clients compare it part by part.

@@ -425,6 +425,7 @@ impl Owner {
                 framework,
                 container_id,
                 sandbox,
+                parent,
             } => {
                 let phase = self.hold(task.clone(), &sandbox, Phase::Preparing);
                 let container_id = container_id.to_string();
@@ -435,6 +436,7 @@ impl Owner {
                         framework,
                         container_id,
                         sandbox,
+                        parent,
                         phase,
                     },
                 );

@@ -6,22 +6,21 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tepui_agent_core::PrepareFailure;
-use tepui_api::ext::{LaunchPlan, launch_plan};
+use tepui_agent_core::{Parent, PrepareFailure};
+use tepui_api::ext::{self, LaunchPlan, launch_plan};
 use tepui_api::v1::{self, command_info::Uri, environment, task_status::Reason};
 use tokio::sync::watch;
 
 use crate::compile::{CompileError, Compiler};
 use crate::confine::Directory;
+use crate::environment::{DEFAULT_PATH, Executor, Surroundings};
 use crate::fetcher::{FetchError, Fetcher, Wanted};
 use crate::files::Phase;
 use crate::kind::{self, Format, WordsError};
 use crate::sandbox;
 use crate::store::{self, Pin};
+use crate::volumes::{self, VolumeError};
 
-/// What a native command finds its programs by, unless it says otherwise.
-pub(crate) const DEFAULT_PATH: &str =
-    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The limit by which a task asks to be metered.
 const FUEL: &str = "fuel";
 
@@ -49,6 +48,10 @@ pub(crate) enum PrepareError {
     Secret { name: String },
     #[error("{0}")]
     Compile(#[from] CompileError),
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    #[error("'{name}' is a wasm module; commands of checks run natively")]
+    WasmCheck { name: String },
 }
 
 impl From<PrepareError> for PrepareFailure {
@@ -67,6 +70,8 @@ pub(crate) struct Order {
     pub(crate) container_id: String,
     /// Relative to the work directory.
     pub(crate) sandbox: String,
+    /// The executor of its group, whose sandbox its own is in.
+    pub(crate) parent: Option<Parent>,
     pub(crate) phase: watch::Sender<Phase>,
 }
 
@@ -82,6 +87,7 @@ pub(crate) struct Preparer {
     pub(crate) work_dir: PathBuf,
     pub(crate) fetcher: Fetcher,
     pub(crate) compiler: Compiler,
+    pub(crate) surroundings: Arc<Surroundings>,
 }
 
 /// One fetched file that is not in the sandbox yet.
@@ -171,6 +177,7 @@ impl CommandLine {
 
 impl Preparer {
     pub(crate) async fn prepare(&self, order: Order) -> Result<Ready, PrepareError> {
+        refuse_wasm_checks(&order.info)?;
         let wasm = order
             .info
             .container
@@ -193,12 +200,39 @@ impl Preparer {
             .choose(&order, &path, fetched, artifact.is_some(), asked_for_wasm)
             .await;
         let fallback = wasm.and_then(|wasm| wasm.fallback.as_ref());
-        match (outcome, fallback) {
+        let mut ready = match (outcome, fallback) {
             (Err(error), Some(fallback)) if can_fall_back(&error) => {
-                self.fall_back(&order, &path, fallback, &error).await
+                self.fall_back(&order, &path, fallback, &error).await?
             }
-            (outcome, _) => outcome,
-        }
+            (outcome, _) => outcome?,
+        };
+        ready.plan.preopens = self.lay_volumes(order, path, ready.plan.body()).await?;
+        Ok(ready)
+    }
+
+    /// Makes the task's volumes; those that are to be opened for it rather than linked.
+    async fn lay_volumes(
+        &self,
+        order: Order,
+        path: PathBuf,
+        body: launch_plan::Body,
+    ) -> Result<Vec<ext::wasm_info::Preopen>, PrepareError> {
+        let parent = order
+            .parent
+            .map(|parent| self.work_dir.join(parent.sandbox));
+        let laying = tokio::task::spawn_blocking(move || {
+            let container = order.info.container.as_ref();
+            match body {
+                launch_plan::Body::Wasm => volumes::preopens(container, &path, parent.as_deref()),
+                launch_plan::Body::Native => {
+                    volumes::link(container, &path, parent.as_deref()).map(|()| Vec::new())
+                }
+            }
+        });
+        let laid = laying
+            .await
+            .map_err(|error| PrepareError::Sandbox(error.to_string()))?;
+        Ok(laid?)
     }
 
     async fn choose(
@@ -241,7 +275,7 @@ impl Preparer {
                     line.shell = false;
                     line.value = Some(format!("./{}", program.name));
                 }
-                native_plan(
+                self.native_plan(
                     order,
                     path,
                     order.info.command.as_ref(),
@@ -254,7 +288,7 @@ impl Preparer {
             }),
             None => {
                 let reason = "the command names no wasm module".to_owned();
-                native_plan(order, path, order.info.command.as_ref(), &line, reason)
+                self.native_plan(order, path, order.info.command.as_ref(), &line, reason)
             }
         }
     }
@@ -269,7 +303,7 @@ impl Preparer {
         if program.format == Format::Component {
             return Err(PrepareError::Component { name: program.name });
         }
-        let environment = environment_of(order, path, order.info.command.as_ref(), false)?;
+        let environment = self.environment_of(order, path, order.info.command.as_ref(), false)?;
         let arguments = line.guest_arguments(&program.name, &environment)?;
         let metered = order.info.limits.contains_key(FUEL);
         let compiled = self.compiler.compile(&program.pin, metered).await?;
@@ -285,6 +319,7 @@ impl Preparer {
             metered: Some(metered),
             arguments,
             environment: variables(environment),
+            preopens: Vec::new(),
         };
         Ok(Ready {
             plan,
@@ -302,7 +337,7 @@ impl Preparer {
         let uris: Vec<&Uri> = fallback.uris.iter().collect();
         place_all(path, self.fetch_all(&uris).await?).await?;
         let reason = format!("the wasm body cannot run: {error}");
-        native_plan(
+        self.native_plan(
             order,
             path,
             Some(fallback),
@@ -313,7 +348,13 @@ impl Preparer {
 
     async fn make_sandbox(&self, order: &Order) -> Result<PathBuf, PrepareError> {
         let (work_dir, name) = (self.work_dir.clone(), order.sandbox.clone());
-        let made = tokio::task::spawn_blocking(move || sandbox::create(&work_dir, &name)).await;
+        let task = order.info.task_id.value.clone();
+        let parent = order.parent.as_ref().map(|parent| parent.sandbox.clone());
+        let made = tokio::task::spawn_blocking(move || match parent {
+            Some(parent) => sandbox::create_nested(&work_dir, &parent, &name, &task),
+            None => sandbox::create(&work_dir, &name),
+        })
+        .await;
         let path = match made {
             Ok(Ok(path)) => path,
             Ok(Err(error)) => return Err(PrepareError::Sandbox(error.to_string())),
@@ -497,63 +538,94 @@ fn place(directory: &Directory, one: &Fetched) -> Result<(), PrepareError> {
     }
 }
 
-fn native_plan(
-    order: &Order,
-    path: &Path,
-    command: Option<&v1::CommandInfo>,
-    line: &CommandLine,
-    reason: String,
-) -> Result<Ready, PrepareError> {
-    let arguments = match line.native_arguments() {
-        Some(arguments) => arguments,
-        // With an executor of its own, a task need not have a command.
-        None if order.info.executor.is_some() => Vec::new(),
-        None => return Err(PrepareError::NoCommand),
-    };
-    let environment = environment_of(order, path, command, true)?;
-    let plan = LaunchPlan {
-        body: launch_plan::Body::Native.into(),
-        reason: Some(reason),
-        sandbox: path.to_string_lossy().into_owned(),
-        container_id: order.container_id.clone(),
-        arguments,
-        environment: variables(environment),
-        ..LaunchPlan::default()
-    };
-    Ok(Ready {
-        plan,
-        pins: Vec::new(),
-    })
+impl Preparer {
+    fn native_plan(
+        &self,
+        order: &Order,
+        path: &Path,
+        command: Option<&v1::CommandInfo>,
+        line: &CommandLine,
+        reason: String,
+    ) -> Result<Ready, PrepareError> {
+        let arguments = match line.native_arguments() {
+            Some(arguments) => arguments,
+            // With an executor of its own, a task need not have a command.
+            None if order.info.executor.is_some() => Vec::new(),
+            None => return Err(PrepareError::NoCommand),
+        };
+        let environment = self.environment_of(order, path, command, true)?;
+        let plan = LaunchPlan {
+            body: launch_plan::Body::Native.into(),
+            reason: Some(reason),
+            sandbox: path.to_string_lossy().into_owned(),
+            container_id: order.container_id.clone(),
+            arguments,
+            environment: variables(environment),
+            ..LaunchPlan::default()
+        };
+        Ok(Ready {
+            plan,
+            pins: Vec::new(),
+        })
+    }
+
+    /// The whole environment of a task: its executor's, and what is its own.
+    fn environment_of(
+        &self,
+        order: &Order,
+        path: &Path,
+        command: Option<&v1::CommandInfo>,
+        native: bool,
+    ) -> Result<BTreeMap<String, String>, PrepareError> {
+        let task_id = order.info.task_id.value.as_str();
+        let framework = order.framework.id.as_ref();
+        let parent = order.parent.as_ref();
+        let above = parent.map(|parent| self.work_dir.join(&parent.sandbox));
+        let mut environment = self.surroundings.of(&Executor {
+            framework: framework.map_or("", |id| id.value.as_str()),
+            // A task that is nobody else's is its own executor's only one.
+            executor: parent.map_or(task_id, |parent| &parent.executor.executor_id.value),
+            sandbox: &order.sandbox,
+            directory: above.as_deref().unwrap_or(path),
+            checkpoint: order.framework.checkpoint.unwrap_or(false),
+            info: parent.map(|parent| &*parent.executor),
+        });
+        let mut set = |name: &str, value: String| environment.insert(name.to_owned(), value);
+        set("MESOS_SANDBOX", path.to_string_lossy().into_owned());
+        set("MESOS_TASK_ID", task_id.to_owned());
+        set("MESOS_ALLOCATION_ROLE", allocation_role(order));
+        if parent.is_some() {
+            let address = self.surroundings.endpoint.ip();
+            set("MESOS_CONTAINER_IP", address.to_string());
+        }
+        add_variables(&mut environment, command)?;
+        if native {
+            let path = || DEFAULT_PATH.to_owned();
+            environment.entry("PATH".to_owned()).or_insert_with(path);
+        }
+        Ok(environment)
+    }
 }
 
-/// The whole environment of a task: nothing of the agent's own is in it.
-fn environment_of(
-    order: &Order,
-    path: &Path,
-    command: Option<&v1::CommandInfo>,
-    native: bool,
-) -> Result<BTreeMap<String, String>, PrepareError> {
-    let task_id = order.info.task_id.value.clone();
-    let directory = path.to_string_lossy().into_owned();
-    let framework_id = order
-        .framework
-        .id
-        .as_ref()
-        .map(|id| id.value.clone())
-        .unwrap_or_default();
-    let mut environment = BTreeMap::from([
-        ("MESOS_SANDBOX".to_owned(), directory.clone()),
-        ("MESOS_DIRECTORY".to_owned(), directory),
-        ("MESOS_FRAMEWORK_ID".to_owned(), framework_id),
-        ("MESOS_EXECUTOR_ID".to_owned(), task_id.clone()),
-        ("MESOS_TASK_ID".to_owned(), task_id),
-        ("MESOS_ALLOCATION_ROLE".to_owned(), allocation_role(order)),
-    ]);
-    if native {
-        environment.insert("PATH".to_owned(), DEFAULT_PATH.to_owned());
+/// The commands of checks are native, whatever the task is.
+fn refuse_wasm_checks(task: &v1::TaskInfo) -> Result<(), PrepareError> {
+    let check = task.check.as_ref().and_then(|check| check.command.as_ref());
+    let health_check = task.health_check.as_ref();
+    let commands = check
+        .map(|check| &check.command)
+        .into_iter()
+        .chain(health_check.and_then(|check| check.command.as_ref()));
+    for command in commands {
+        let line = CommandLine::of(Some(command));
+        let name = line.program().unwrap_or_default();
+        let ending = Path::new(name).extension();
+        if ending.is_some_and(|ending| ending == "wasm" || ending == "wat") {
+            return Err(PrepareError::WasmCheck {
+                name: name.to_owned(),
+            });
+        }
     }
-    add_variables(&mut environment, command)?;
-    Ok(environment)
+    Ok(())
 }
 
 /// Adds what a command sets, which goes before everything else.
@@ -652,6 +724,7 @@ mod tests {
             work_dir: directory.path().to_path_buf(),
             fetcher: Fetcher::new(store("fetch"), Duration::from_secs(5)).unwrap(),
             compiler: Compiler::new(program, store("compiled"), limits),
+            surroundings: Arc::new(crate::testing::surroundings(directory.path())),
         };
         Bench {
             preparer,
@@ -684,6 +757,7 @@ mod tests {
                 framework: Arc::new(framework),
                 container_id: "c".to_owned(),
                 sandbox: SANDBOX.to_owned(),
+                parent: None,
                 phase: watch::channel(Phase::Preparing).0,
             };
             self.preparer.prepare(order).await

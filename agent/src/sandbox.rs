@@ -17,6 +17,36 @@ const LATEST: &str = "latest";
 pub(crate) fn create(work_dir: &Path, sandbox: &str) -> io::Result<PathBuf> {
     let path = work_dir.join(sandbox);
     std::fs::create_dir_all(&path)?;
+    create_outputs(&path)?;
+    if let (Some(runs), Some(container)) = (path.parent(), path.file_name()) {
+        point_latest(runs, Path::new(container))?;
+    }
+    Ok(path)
+}
+
+/// Makes the sandbox of a task of a group inside that of the group's executor, where `tasks` has it under its id.
+pub(crate) fn create_nested(
+    work_dir: &Path,
+    parent: &str,
+    sandbox: &str,
+    task: &str,
+) -> io::Result<PathBuf> {
+    let parent = create(work_dir, parent)?;
+    let path = work_dir.join(sandbox);
+    std::fs::create_dir_all(&path)?;
+    create_outputs(&path)?;
+    let tasks = parent.join("tasks");
+    std::fs::create_dir_all(&tasks)?;
+    if let Some(container) = path.file_name() {
+        match symlink(Path::new("../containers").join(container), tasks.join(task)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(path)
+}
+
+fn create_outputs(path: &Path) -> io::Result<()> {
     for name in ["stdout", "stderr"] {
         OpenOptions::new()
             .append(true)
@@ -25,10 +55,7 @@ pub(crate) fn create(work_dir: &Path, sandbox: &str) -> io::Result<PathBuf> {
             .custom_flags(libc::O_NOFOLLOW)
             .open(path.join(name))?;
     }
-    if let (Some(runs), Some(container)) = (path.parent(), path.file_name()) {
-        point_latest(runs, Path::new(container))?;
-    }
-    Ok(path)
+    Ok(())
 }
 
 fn point_latest(runs: &Path, container: &Path) -> io::Result<()> {

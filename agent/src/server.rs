@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::containers::Containers;
 use crate::containment::Layout;
 use crate::detect;
+use crate::environment::Surroundings;
 use crate::executors::{Executors, Settings};
 use crate::fetcher::Fetcher;
 use crate::files::FilesContext;
@@ -151,22 +152,26 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     };
     let compiled = Store::open(compiled_directory(&work_dir), config.cache_bytes)?;
     let fetched = Store::open(work_dir.join("fetch"), config.cache_bytes)?;
+    let surroundings = Arc::new(Surroundings {
+        endpoint,
+        socket: socket.clone(),
+        shutdown_grace_period: config.executor_shutdown_grace_period,
+        reregistration_timeout: config.executor_reregistration_timeout,
+        recovery_timeout: config.recovery_timeout,
+        variables: config.executor_environment_variables.clone(),
+    });
     let preparer = Preparer {
         work_dir: work_dir.clone(),
         fetcher: Fetcher::new(fetched, config.fetch_stall_timeout)?,
         compiler: Compiler::new(program.clone(), compiled, limits),
+        surroundings: surroundings.clone(),
     };
     let settings = Settings {
         work_dir: work_dir.clone(),
         program,
-        endpoint,
-        socket: socket.clone(),
+        surroundings,
         layout,
         overhead_bytes: config.executor_overhead_bytes,
-        shutdown_grace_period: config.executor_shutdown_grace_period,
-        reregistration_timeout: config.executor_reregistration_timeout,
-        recovery_timeout: config.recovery_timeout,
-        executor_environment: config.executor_environment_variables.clone(),
     };
     let executors = Executors::new(settings, preparer.clone(), events.clone());
     let view = core.view();

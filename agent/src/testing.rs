@@ -321,22 +321,19 @@ pub(crate) fn site(events: mpsc::Sender<crate::owner::Event>) -> crate::site::Si
         module_bytes: 1 << 20,
     };
     let store = |name: &str| Store::open(work_dir.join(name), 1 << 20).unwrap();
+    let surroundings = Arc::new(surroundings(&work_dir));
     let preparer = Preparer {
         work_dir: work_dir.clone(),
         fetcher: Fetcher::new(store("fetch"), Duration::from_secs(5)).unwrap(),
         compiler: Compiler::new("/bin/false".into(), store("compiled"), limits),
+        surroundings: surroundings.clone(),
     };
     let settings = Settings {
         work_dir: work_dir.clone(),
         program: "/bin/false".into(),
-        endpoint: "127.0.0.1:5051".parse().unwrap(),
-        socket: work_dir.join("agent.sock"),
+        surroundings,
         layout: Layout::None,
         overhead_bytes: 64 << 20,
-        shutdown_grace_period: Duration::from_secs(5),
-        reregistration_timeout: Duration::from_secs(2),
-        recovery_timeout: Duration::from_secs(900),
-        executor_environment: BTreeMap::new(),
     };
     let executors = Executors::new(settings, preparer.clone(), events.clone());
     let watcher = Watcher::new();
@@ -369,5 +366,17 @@ pub(crate) fn site(events: mpsc::Sender<crate::owner::Event>) -> crate::site::Si
         executors,
         events,
         verbosity: Verbosity::new(None),
+    }
+}
+
+/// What a preparer or the executors of a test say of the agent.
+pub(crate) fn surroundings(work_dir: &std::path::Path) -> crate::environment::Surroundings {
+    crate::environment::Surroundings {
+        endpoint: "127.0.0.1:5051".parse().unwrap(),
+        socket: work_dir.join("agent.sock"),
+        shutdown_grace_period: Duration::from_secs(5),
+        reregistration_timeout: Duration::from_secs(2),
+        recovery_timeout: Duration::from_secs(900),
+        variables: Default::default(),
     }
 }

@@ -254,7 +254,7 @@ fn launch(task: &str, command: v1::CommandInfo, checkpoint: bool) -> to_agent::B
     to_agent::Body::Launch(Launch {
         framework: framework(checkpoint),
         tasks: vec![info],
-        group_executor: None,
+        ..Launch::default()
     })
 }
 

@@ -27,6 +27,14 @@ impl ExecutorKind {
     }
 }
 
+/// The executor of a task group, as its tasks see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parent {
+    pub executor: Arc<v1::ExecutorInfo>,
+    /// Relative to `work_dir`.
+    pub sandbox: String,
+}
+
 #[allow(
     clippy::large_enum_variant,
     reason = "effects are performed at once; boxing would cost more than it saves"
@@ -59,6 +67,8 @@ pub enum Effect {
         container_id: ContainerId,
         /// Relative to `work_dir`.
         sandbox: String,
+        /// Of a task of a group that the framework leaves to the agent.
+        parent: Option<Parent>,
     },
     /// Give the preparation up; `Input::Prepared` must not come any more.
     CancelPrepare {

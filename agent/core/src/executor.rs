@@ -127,7 +127,7 @@ impl Executor {
     pub(crate) fn view(&self, reference: ExecutorRef) -> ExecutorView {
         ExecutorView {
             executor: reference,
-            kind: self.kind,
+            kind: Some(self.kind),
             info: self.info.clone(),
             sandbox: self.sandbox.clone(),
             container_id: self.container_id.clone(),

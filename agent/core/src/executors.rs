@@ -2,13 +2,11 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use tepui_api::link::to_master;
+use tepui_api::v1;
 use tepui_api::v1::TaskState;
 use tepui_api::v1::task_status::Reason;
-use tepui_api::{link, v1};
 use tepui_model::{FrameworkId, Resources, TaskId};
 
 use crate::effect::{Effect, ExecutorKind};
@@ -74,14 +72,21 @@ impl Core {
             return;
         }
         executor.recorded = true;
-        if !std::mem::replace(&mut framework.recorded, true) {
-            self.save_framework(&reference.framework);
-        }
+        self.record_framework(&reference.framework);
         if let Some(key) = self.save_executor(reference) {
             self.saves.insert(key, Waiting::Executor(reference.clone()));
             if let Some(executor) = self.executor_mut(reference) {
                 executor.stage = Stage::Saving { key };
             }
+        }
+    }
+
+    /// Keeps the framework on disk from now on, for something of it is.
+    pub(crate) fn record_framework(&mut self, id: &FrameworkId) {
+        if let Some(framework) = self.frameworks.get_mut(id)
+            && !std::mem::replace(&mut framework.recorded, true)
+        {
+            self.save_framework(id);
         }
     }
 
@@ -201,37 +206,6 @@ impl Core {
         }
     }
 
-    /// Hands the executor what waits for it, if it is there to take it.
-    pub(crate) fn deliver_queued(&mut self, reference: &ExecutorRef) {
-        let Some(framework) = self.frameworks.get_mut(&reference.framework) else {
-            return;
-        };
-        let Some(executor) = framework.executors.get_mut(&reference.executor) else {
-            return;
-        };
-        let Stage::Running { connection } = executor.stage else {
-            return;
-        };
-        if executor.queue.is_empty() {
-            return;
-        }
-        executor.received = true;
-        let queue = std::mem::take(&mut executor.queue);
-        // The executor gets the room before it gets what needs it.
-        let resources = executor.resources.clone();
-        self.effects.push(Effect::ResizeExecutor {
-            executor: reference.clone(),
-            resources,
-        });
-        for id in queue {
-            if let Some(task) = framework.tasks.get_mut(&id) {
-                task.stage = task::Stage::Delivered { kill: None };
-                let event = wire::launch((*task.info).clone());
-                self.effects.push(Effect::ToExecutor { connection, event });
-            }
-        }
-    }
-
     /// Starts the wait after which an executor that has nothing to do is stopped.
     pub(crate) fn arm_idle(&mut self, reference: &ExecutorRef) {
         let Some(executor) = self.executor(reference) else {
@@ -270,6 +244,7 @@ impl Core {
     pub(crate) fn shut_executor_down(&mut self, reference: &ExecutorRef, idle: bool) {
         let default_grace = self.config.executor_shutdown_grace_period;
         let Some(executor) = self.executor_mut(reference) else {
+            self.shut_pod_down(reference);
             return;
         };
         match executor.stage {
@@ -288,11 +263,8 @@ impl Core {
                     connection: Some(connection),
                     idle,
                 };
-                let grace = executor.info.shutdown_grace_period.as_ref();
-                let grace = grace
-                    .and_then(|grace| u64::try_from(grace.nanoseconds).ok())
-                    .map(Duration::from_nanos);
-                let deadline = self.now.tick.after(grace.unwrap_or(default_grace));
+                let grace = wire::shutdown_grace(&executor.info).unwrap_or(default_grace);
+                let deadline = self.now.tick.after(grace);
                 self.disarm_idle(reference);
                 self.timers.arm(Timer::Grace(reference.clone()), deadline);
                 self.effects.push(Effect::ToExecutor {
@@ -305,6 +277,10 @@ impl Core {
     }
 
     pub(crate) fn on_grace_over(&mut self, reference: &ExecutorRef) {
+        let at_once = v1::KillPolicy {
+            grace_period: Some(v1::DurationInfo { nanoseconds: 0 }),
+        };
+        self.kill_pod(reference, Some(at_once));
         self.destroy_executor(reference, Some(shut_down()));
     }
 
@@ -372,7 +348,6 @@ impl Core {
         let Some(framework) = self.frameworks.get_mut(&reference.framework) else {
             return;
         };
-        let terminating = framework.terminating;
         let Some(executor) = framework.executors.remove(&reference.executor) else {
             return;
         };
@@ -400,6 +375,7 @@ impl Core {
             _ => (ended, false),
         };
         let mut again = Vec::new();
+        self.mark_pods(&reference.framework, &executor.live, status);
         for task in executor.live {
             let reference = TaskRef {
                 framework: reference.framework.clone(),
@@ -417,14 +393,7 @@ impl Core {
         self.effects.push(Effect::DiscardSandbox {
             sandbox: executor.sandbox,
         });
-        if self.is_registered() && !terminating && !self.is_ending() {
-            self.tell_master(to_master::Body::ExecutorExited(link::ExecutorExited {
-                framework_id: wire::framework_id(&reference.framework),
-                executor_id: wire::executor_id(&reference.executor),
-                status,
-                built_in: Some(executor.kind.is_built_in()),
-            }));
-        }
+        self.tell_executor_exited(reference, status, executor.kind.is_built_in());
         if !again.is_empty() {
             self.start_another(
                 reference,
@@ -464,6 +433,10 @@ impl Core {
             .executor(reference)
             .and_then(|executor| executor.connection())
         {
+            // The executor of a group has nobody who could make anything of it.
+            None if self.pod(reference).is_some() => {
+                self.count("slave/valid_framework_messages");
+            }
             Some(connection) => {
                 self.count("slave/valid_framework_messages");
                 self.effects.push(Effect::ToExecutor {
@@ -506,6 +479,8 @@ impl Core {
             executor.queue.clear();
         }
         let executors: Vec<_> = framework.executors.keys().cloned().collect();
+        let pods: Vec<_> = framework.pods.keys().cloned().collect();
+        framework.groups.clear();
         let tasks: Vec<TaskId> = framework.tasks.keys().cloned().collect();
         for task in tasks {
             let reference = TaskRef {
@@ -529,6 +504,12 @@ impl Core {
                 self.discard_sandbox(&reference);
             }
             self.forget_task(&reference);
+        }
+        for executor in pods {
+            self.remove_pod(&ExecutorRef {
+                framework: id.clone(),
+                executor,
+            });
         }
         for executor in executors {
             self.shut_executor_down(

@@ -8,6 +8,7 @@ use tepui_api::v1::framework_info::capability::Type;
 use tepui_model::{ExecutorId, TaskId};
 
 use crate::executor::Executor;
+use crate::pod::Pod;
 use crate::task::Task;
 
 #[derive(Debug)]
@@ -21,6 +22,10 @@ pub(crate) struct Framework {
     pub(crate) recorded: bool,
     pub(crate) tasks: BTreeMap<TaskId, Task>,
     pub(crate) executors: BTreeMap<ExecutorId, Executor>,
+    /// The executors of its task groups that have no process of their own.
+    pub(crate) pods: BTreeMap<ExecutorId, Pod>,
+    /// The tasks that were launched together, for as long as one of them lives.
+    pub(crate) groups: BTreeMap<u64, Vec<TaskId>>,
 }
 
 impl Framework {
@@ -34,6 +39,8 @@ impl Framework {
             recorded: false,
             tasks: BTreeMap::new(),
             executors: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            groups: BTreeMap::new(),
         };
         framework.set_info(info);
         framework
@@ -61,6 +68,6 @@ impl Framework {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.tasks.is_empty() && self.executors.is_empty()
+        self.tasks.is_empty() && self.executors.is_empty() && self.pods.is_empty()
     }
 }

@@ -1,8 +1,9 @@
 //! What must be true between any two inputs.
 
-use tepui_model::Resources;
+use tepui_model::{FrameworkId, Resources};
 
 use crate::executor;
+use crate::framework::Framework;
 use crate::input::{ExecutorRef, TaskRef};
 use crate::machine::{Core, Link, Phase};
 use crate::task::{Stage, Task};
@@ -85,6 +86,9 @@ impl Core {
                 );
             }
         }
+        for (framework_id, framework) in &self.frameworks {
+            self.check_pods(framework_id, framework);
+        }
         for (connection, reference) in &self.connections {
             let executor = self
                 .executor(reference)
@@ -100,6 +104,42 @@ impl Core {
                 !self.timers.is_armed(&Timer::MasterSilent),
                 "nobody is there to be silent"
             );
+        }
+    }
+
+    fn check_pods(&self, framework_id: &FrameworkId, framework: &Framework) {
+        for (id, pod) in &framework.pods {
+            assert!(!pod.live.is_empty(), "the pod {id} is kept for nothing");
+            assert!(
+                !framework.executors.contains_key(id),
+                "{id} is a pod and an executor"
+            );
+            let reference = ExecutorRef {
+                framework: framework_id.clone(),
+                executor: id.clone(),
+            };
+            assert!(
+                pod.ending || !self.timers.is_armed(&Timer::Grace(reference)),
+                "the pod {id} is hurried without having been told to end"
+            );
+        }
+        for (id, task) in &framework.tasks {
+            if let Some(pod) = task.pod.as_ref().filter(|_| task.is_live()) {
+                let pod = framework.pods.get(pod).expect("a live task's pod lives");
+                assert!(pod.live.contains(id), "{id} does not count in its pod");
+            }
+            if let Some(group) = task.group.filter(|_| task.is_live()) {
+                let members = framework.groups.get(&group).expect("a live group is known");
+                assert!(members.contains(id), "{id} is not in its group");
+            }
+        }
+        for members in framework.groups.values() {
+            let tasks = || members.iter().filter_map(|id| framework.tasks.get(id));
+            assert!(tasks().any(Task::is_live), "a group is kept for nothing");
+            // Handed over together, but for those that ended before.
+            let waiting = tasks().any(|task| matches!(task.stage, Stage::Queued));
+            let delivered = tasks().any(|task| matches!(task.stage, Stage::Delivered { .. }));
+            assert!(!(waiting && delivered), "half a group was handed over");
         }
     }
 

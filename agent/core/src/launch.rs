@@ -1,5 +1,6 @@
 //! From the master's order to the executor's hands, and back out again if the task is killed on the way.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tepui_api::ext::launch_plan::Body;
@@ -20,10 +21,18 @@ use crate::task::{Kill, Stage, Task};
 use crate::wire;
 
 /// Why a task is not taken on.
-struct Refusal {
-    state: TaskState,
-    reason: Reason,
-    message: String,
+#[derive(Clone)]
+pub(crate) struct Refusal {
+    pub(crate) state: TaskState,
+    pub(crate) reason: Reason,
+    pub(crate) message: String,
+}
+
+/// What a task belongs to beside its framework.
+#[derive(Default)]
+pub(crate) struct Membership {
+    pub(crate) group: Option<u64>,
+    pub(crate) pod: Option<ExecutorId>,
 }
 
 impl Refusal {
@@ -32,6 +41,32 @@ impl Refusal {
             state: TaskState::TaskError,
             reason: Reason::TaskInvalid,
             message: message.into(),
+        }
+    }
+
+    /// The executor has been told to end.
+    pub(crate) fn ending(executor: &str) -> Self {
+        Self::terminated(format!("The executor '{executor}' is being shut down"))
+    }
+
+    /// The master thought the executor to be here.
+    pub(crate) fn gone(executor: &str) -> Self {
+        Self::terminated(format!("The executor '{executor}' has ended meanwhile"))
+    }
+
+    fn draining() -> Self {
+        Self {
+            state: TaskState::TaskDropped,
+            reason: Reason::AgentDraining,
+            message: "The agent is draining".to_owned(),
+        }
+    }
+
+    fn terminated(message: String) -> Self {
+        Self {
+            state: TaskState::TaskDropped,
+            reason: Reason::ExecutorTerminated,
+            message,
         }
     }
 }
@@ -51,22 +86,41 @@ impl Core {
         let Some(framework) = self.adopt_framework(launch.framework) else {
             return;
         };
-        if self.draining.is_some() {
-            for info in launch.tasks {
-                self.refuse_draining(&framework, info);
-            }
-            self.remove_framework_if_empty(&framework);
-            return;
-        }
+        let new_executors: BTreeSet<String> = launch
+            .new_executors
+            .into_iter()
+            .map(|executor| executor.value)
+            .collect();
         match launch.group_executor {
-            Some(executor) => self.launch_group(&framework, launch.tasks, executor),
+            _ if self.draining.is_some() => {
+                for info in launch.tasks {
+                    self.refuse_member(&framework, info, &Refusal::draining());
+                }
+            }
+            Some(executor) => {
+                let is_new = new_executors.contains(&executor.executor_id.value);
+                self.launch_group(&framework, launch.tasks, executor, is_new);
+            }
             None => {
                 for info in launch.tasks {
-                    self.launch_task(&framework, info);
+                    self.launch_task(&framework, info, &new_executors);
                 }
             }
         }
+        for executor in new_executors {
+            self.give_back_unless_here(ExecutorRef {
+                framework: framework.clone(),
+                executor: ExecutorId::from(executor),
+            });
+        }
         self.remove_framework_if_empty(&framework);
+    }
+
+    /// Of an executor none of whose tasks could be taken on, the master must not go on charging for.
+    fn give_back_unless_here(&mut self, reference: ExecutorRef) {
+        if self.executor(&reference).is_none() && self.pod(&reference).is_none() {
+            self.tell_executor_exited(&reference, -1, true);
+        }
     }
 
     /// The framework's id, if tasks of it may be talked about.
@@ -84,7 +138,12 @@ impl Core {
         Some(id)
     }
 
-    fn launch_task(&mut self, framework: &FrameworkId, mut info: v1::TaskInfo) {
+    fn launch_task(
+        &mut self,
+        framework: &FrameworkId,
+        mut info: v1::TaskInfo,
+        new_executors: &BTreeSet<String>,
+    ) {
         // Nobody but this agent plans how a task is run here.
         info.plan = None;
         let reference = TaskRef {
@@ -95,7 +154,7 @@ impl Core {
             self.refuse_duplicate(&reference);
             return;
         }
-        match self.examine(framework, &info) {
+        match self.examine(framework, &info, new_executors) {
             Ok(Examined {
                 resources,
                 custom: None,
@@ -104,7 +163,8 @@ impl Core {
                     .executor
                     .as_ref()
                     .map(|executor| executor.executor_id.clone());
-                self.prepare(reference, info, resources, told_executor, None);
+                let alone = Membership::default();
+                self.prepare(reference, info, resources, told_executor, alone);
             }
             Ok(Examined {
                 resources,
@@ -116,77 +176,12 @@ impl Core {
         }
     }
 
-    fn launch_group(
-        &mut self,
+    fn examine(
+        &self,
         framework: &FrameworkId,
-        tasks: Vec<v1::TaskInfo>,
-        executor: v1::ExecutorInfo,
-    ) {
-        let refusal = if executor.r#type() == Type::Custom || executor.command.is_some() {
-            Some(
-                "Task groups on a framework's own executor are not supported by this agent"
-                    .to_owned(),
-            )
-        } else {
-            tasks.iter().find_map(|info| {
-                let reference = TaskRef {
-                    framework: framework.clone(),
-                    task: TaskId::from(info.task_id.value.as_str()),
-                };
-                match self.examine(framework, info) {
-                    _ if self.task(&reference).is_some() => Some(format!(
-                        "Task '{}' of the group is here already",
-                        reference.task
-                    )),
-                    Ok(Examined { custom: None, .. }) => None,
-                    Ok(Examined {
-                        custom: Some(_), ..
-                    }) => Some(format!(
-                        "Task '{}' of the group has an executor of its own",
-                        reference.task
-                    )),
-                    Err(refusal) => Some(refusal.message),
-                }
-            })
-        };
-        self.next_group += 1;
-        let group = self.next_group;
-        for mut info in tasks {
-            info.plan = None;
-            let reference = TaskRef {
-                framework: framework.clone(),
-                task: TaskId::from(info.task_id.value.as_str()),
-            };
-            if self.task(&reference).is_some() {
-                self.refuse_duplicate(&reference);
-                continue;
-            }
-            match (&refusal, self.examine(framework, &info)) {
-                (Some(message), _) => {
-                    let message = message.clone();
-                    let refusal = Refusal {
-                        state: TaskState::TaskError,
-                        reason: Reason::TaskGroupInvalid,
-                        message,
-                    };
-                    self.refuse(framework, info, refusal);
-                }
-                (None, Ok(examined)) => {
-                    let told_executor = Some(executor.executor_id.clone());
-                    self.prepare(
-                        reference,
-                        info,
-                        examined.resources,
-                        told_executor,
-                        Some(group),
-                    );
-                }
-                (None, Err(refusal)) => self.refuse(framework, info, refusal),
-            }
-        }
-    }
-
-    fn examine(&self, framework: &FrameworkId, info: &v1::TaskInfo) -> Result<Examined, Refusal> {
+        info: &v1::TaskInfo,
+        new_executors: &BTreeSet<String>,
+    ) -> Result<Examined, Refusal> {
         check_id("task id", &info.task_id.value)
             .map_err(|error| Refusal::invalid(error.to_string()))?;
         let resources = wire::resources(&info.resources)
@@ -218,17 +213,21 @@ impl Core {
         let own = wire::resources(&executor.resources)
             .map_err(|error| Refusal::invalid(error.to_string()))?;
         let id = ExecutorId::from(id);
-        let ending = self
-            .frameworks
-            .get(framework)
-            .and_then(|framework| framework.executors.get(&id))
-            .is_some_and(|executor| executor.is_ending());
-        if ending {
-            return Err(Refusal {
-                state: TaskState::TaskDropped,
-                reason: Reason::ExecutorTerminated,
-                message: format!("The executor '{id}' is being shut down"),
-            });
+        let reference = ExecutorRef {
+            framework: framework.clone(),
+            executor: id.clone(),
+        };
+        if self.pod(&reference).is_some() {
+            return Err(Refusal::invalid(format!(
+                "The executor '{id}' is that of a task group"
+            )));
+        }
+        match self.executor(&reference) {
+            Some(executor) if executor.is_ending() => return Err(Refusal::ending(id.as_str())),
+            None if !new_executors.contains(id.as_str()) => {
+                return Err(Refusal::gone(id.as_str()));
+            }
+            _ => {}
         }
         Ok(Examined {
             resources,
@@ -236,25 +235,8 @@ impl Core {
         })
     }
 
-    fn refuse_draining(&mut self, framework: &FrameworkId, info: v1::TaskInfo) {
-        let reference = TaskRef {
-            framework: framework.clone(),
-            task: TaskId::from(info.task_id.value.as_str()),
-        };
-        if self.task(&reference).is_some() {
-            self.refuse_duplicate(&reference);
-            return;
-        }
-        let refusal = Refusal {
-            state: TaskState::TaskDropped,
-            reason: Reason::AgentDraining,
-            message: "The agent is draining".to_owned(),
-        };
-        self.refuse(framework, info, refusal);
-    }
-
     /// A task that never lived still needs its one status delivered.
-    fn refuse(&mut self, framework: &FrameworkId, info: v1::TaskInfo, refusal: Refusal) {
+    pub(crate) fn refuse(&mut self, framework: &FrameworkId, info: v1::TaskInfo, refusal: Refusal) {
         let task = TaskId::from(info.task_id.value.as_str());
         let reference = TaskRef {
             framework: framework.clone(),
@@ -275,7 +257,7 @@ impl Core {
 
     /// The id's stream of updates belongs to the task that has the id, so the refusal travels beside it: without a
     /// uuid, sent once, and with the true state as the latest.
-    fn refuse_duplicate(&mut self, reference: &TaskRef) {
+    pub(crate) fn refuse_duplicate(&mut self, reference: &TaskRef) {
         let Some(framework) = self.frameworks.get(&reference.framework) else {
             return;
         };
@@ -303,16 +285,17 @@ impl Core {
         self.tell_master(to_master::Body::Update(update));
     }
 
-    fn prepare(
+    pub(crate) fn prepare(
         &mut self,
         reference: TaskRef,
         info: v1::TaskInfo,
         resources: Resources,
         told_executor: Option<v1::ExecutorId>,
-        group: Option<u64>,
+        membership: Membership,
     ) {
+        let Membership { group, pod } = membership;
         let container_id = self.chance.container_id();
-        let sandbox = self.sandbox(
+        let alone = self.sandbox(
             &reference.framework,
             reference.task.as_str(),
             container_id.as_str(),
@@ -320,12 +303,20 @@ impl Core {
         let Some(framework) = self.frameworks.get_mut(&reference.framework) else {
             return;
         };
+        let mut parent = None;
+        let mut sandbox = alone;
+        if let Some(pod) = pod.as_ref().and_then(|pod| framework.pods.get_mut(pod)) {
+            pod.live.insert(reference.task.clone());
+            sandbox = format!("{}/containers/{container_id}", pod.sandbox);
+            parent = Some(pod.parent());
+        }
         let info = Arc::new(info);
         let task = Task {
             container_id: container_id.clone(),
             sandbox: sandbox.clone(),
             told_executor,
             group,
+            pod,
             ..Task::new(info.clone(), resources)
         };
         framework.tasks.insert(reference.task.clone(), task);
@@ -336,6 +327,7 @@ impl Core {
             framework,
             container_id,
             sandbox,
+            parent,
         });
     }
 
@@ -358,21 +350,7 @@ impl Core {
                 .expect("examined: the task has an executor");
             self.create_executor(&executor, ExecutorKind::Custom, info, own);
         }
-        let Some(framework) = self.frameworks.get_mut(&reference.framework) else {
-            return;
-        };
-        let held = framework
-            .executors
-            .get(&executor.executor)
-            .expect("found or created above");
-        let task = Task {
-            container_id: held.container_id.clone(),
-            sandbox: held.sandbox.clone(),
-            told_executor: Some(wire::executor_id(&executor.executor)),
-            ..Task::new(Arc::new(info), resources)
-        };
-        framework.tasks.insert(reference.task.clone(), task);
-        self.assign(&reference, &executor);
+        self.place_on_custom(reference, info, resources, &executor, None);
     }
 
     pub(crate) fn sandbox(
@@ -481,6 +459,7 @@ impl Core {
             sandbox: task.sandbox.clone(),
             container_id: task.container_id.as_str().to_owned(),
             told_executor: task.told_executor.clone(),
+            group: task.group,
         };
         self.save(
             &Path::Task(reference.clone(), executor.executor.clone()),

@@ -24,6 +24,7 @@ mod limits;
 mod link_state;
 mod machine;
 mod past;
+mod pod;
 mod reconfiguration;
 mod record;
 mod recovery;
@@ -39,7 +40,7 @@ mod wire;
 mod tests;
 
 pub use config::{Config, Recover};
-pub use effect::{Effect, ExecutorKind};
+pub use effect::{Effect, ExecutorKind, Parent};
 pub use executor::{NATIVE_EXECUTOR_ID, WASM_EXECUTOR_ID};
 pub use input::{
     ConnectionKey, ExecutorRef, Input, Limitation, PrepareFailure, Recovered, RequestKey, SaveKey,

@@ -101,6 +101,13 @@ impl Core {
                     });
                 }
             }
+            for (executor_id, pod) in &framework.pods {
+                register.executors.push(v1::ExecutorInfo {
+                    executor_id: wire::executor_id(executor_id),
+                    framework_id: Some(wire::framework_id(id)),
+                    ..(*pod.info).clone()
+                });
+            }
             let user = &framework.info.user;
             register.tasks.extend(
                 framework

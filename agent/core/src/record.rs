@@ -75,6 +75,18 @@ pub(crate) struct TaskRecord {
     pub(crate) container_id: String,
     #[prost(message, optional, tag = "4")]
     pub(crate) told_executor: Option<v1::ExecutorId>,
+    #[prost(uint64, optional, tag = "40")]
+    pub(crate) group: Option<u64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct PodRecord {
+    #[prost(message, required, tag = "1")]
+    pub(crate) info: v1::ExecutorInfo,
+    #[prost(string, required, tag = "2")]
+    pub(crate) sandbox: String,
+    #[prost(string, required, tag = "3")]
+    pub(crate) container_id: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -120,6 +132,7 @@ pub(crate) enum Path {
     Drain,
     Framework(FrameworkId),
     Executor(ExecutorRef),
+    Pod(ExecutorRef),
     Task(TaskRef, ExecutorId),
     Updates(TaskRef, ExecutorId),
 }
@@ -137,6 +150,16 @@ impl Path {
         let framework = FrameworkId::from(next()?);
         let parsed = match next()? {
             "framework" => Self::Framework(framework),
+            "pods" => {
+                let executor = ExecutorId::from(next()?);
+                if next()? != "pod" {
+                    return None;
+                }
+                Self::Pod(ExecutorRef {
+                    framework,
+                    executor,
+                })
+            }
             "executors" => {
                 let executor = ExecutorId::from(next()?);
                 match next()? {
@@ -173,6 +196,10 @@ impl Path {
             }) => {
                 format!("frameworks/{framework}/executors/{executor}/executor")
             }
+            Self::Pod(ExecutorRef {
+                framework,
+                executor,
+            }) => format!("frameworks/{framework}/pods/{executor}/pod"),
             Self::Task(TaskRef { framework, task }, executor) => {
                 format!("frameworks/{framework}/executors/{executor}/tasks/{task}/task")
             }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use prost::Message;
 use tepui_api::v1::TaskState;
 use tepui_api::v1::task_status::Reason;
-use tepui_model::{ContainerId, ExecutorId, Now};
+use tepui_model::{ContainerId, ExecutorId, FrameworkId, Now};
 
 use crate::chance::{Chance, Uuid};
 use crate::config::{Config, Recover};
@@ -17,9 +17,10 @@ use crate::framework::Framework;
 use crate::input::{ExecutorRef, Recovered, TaskRef};
 use crate::machine::{Core, Link, Phase};
 use crate::past::Past;
+use crate::pod::Pod;
 use crate::record::{
-    DrainRecord, ExecutorRecord, FORMAT, FrameworkRecord, Path, RecoverError, TaskRecord,
-    UpdatesRecord, kind_from_number,
+    DrainRecord, ExecutorRecord, FORMAT, FrameworkRecord, Path, PodRecord, RecoverError,
+    TaskRecord, UpdatesRecord, kind_from_number,
 };
 use crate::stream::{Pending, Stream};
 use crate::task::{self, Task};
@@ -31,6 +32,7 @@ use crate::wire;
 struct Records {
     drain: Option<DrainRecord>,
     executors: Vec<(ExecutorRef, ExecutorRecord)>,
+    pods: Vec<(ExecutorRef, PodRecord)>,
     tasks: Vec<(TaskRef, ExecutorId, TaskRecord)>,
     updates: BTreeMap<(TaskRef, ExecutorId), UpdatesRecord>,
 }
@@ -165,6 +167,7 @@ impl Core {
             }
             Path::Drain => records.drain = Some(decode(path, value)?),
             Path::Executor(executor) => records.executors.push((executor, decode(path, value)?)),
+            Path::Pod(pod) => records.pods.push((pod, decode(path, value)?)),
             Path::Task(task, executor) => {
                 records.tasks.push((task, executor, decode(path, value)?));
             }
@@ -188,6 +191,17 @@ impl Core {
                 None => self.remove_record(&path),
             }
         }
+        for (reference, record) in records.pods {
+            let path = Path::Pod(reference.clone());
+            let pod = recovered_pod(record, &path);
+            let pod = self.tolerate(pod)?;
+            match self.frameworks.get_mut(&reference.framework).zip(pod) {
+                Some((framework, pod)) => {
+                    framework.pods.insert(reference.executor, pod);
+                }
+                None => self.remove_record(&path),
+            }
+        }
         for (reference, executor, record) in records.tasks {
             let path = Path::Task(reference.clone(), executor.clone());
             let updates = records
@@ -195,18 +209,34 @@ impl Core {
                 .remove(&(reference.clone(), executor.clone()));
             let task = recovered_task(record, updates, executor.clone(), &path);
             let task = self.tolerate(task)?;
-            let Some((framework, task)) = self.frameworks.get_mut(&reference.framework).zip(task)
+            let Some((framework, mut task)) =
+                self.frameworks.get_mut(&reference.framework).zip(task)
             else {
                 self.remove_record(&path);
                 self.remove_record(&Path::Updates(reference, executor));
                 continue;
             };
-            if task.is_live()
-                && let Some(executor) = framework.executors.get_mut(&executor)
-            {
-                executor.received = true;
-                executor.live.insert(reference.task.clone());
-                executor.resources.add(&task.resources);
+            if task.is_live() {
+                if let Some(executor) = framework.executors.get_mut(&executor) {
+                    executor.received = true;
+                    executor.live.insert(reference.task.clone());
+                    executor.resources.add(&task.resources);
+                }
+                let told = task.told_executor.as_ref();
+                let pod = told.map(|told| ExecutorId::from(told.value.as_str()));
+                task.pod = pod.filter(|pod| framework.pods.contains_key(pod));
+                if let Some(pod) = task
+                    .pod
+                    .as_ref()
+                    .and_then(|pod| framework.pods.get_mut(pod))
+                {
+                    pod.live.insert(reference.task.clone());
+                }
+                if let Some(group) = task.group {
+                    self.next_group = self.next_group.max(group);
+                    let members = framework.groups.entry(group).or_default();
+                    members.push(reference.task.clone());
+                }
             }
             framework.tasks.insert(reference.task, task);
         }
@@ -218,9 +248,28 @@ impl Core {
             self.remove_record(&Path::Updates(task, executor));
         }
         for framework in self.frameworks.keys().cloned().collect::<Vec<_>>() {
+            self.remove_empty_pods(&framework);
             self.remove_framework_if_empty(&framework);
         }
         Ok(())
+    }
+
+    /// The earlier process was interrupted before the pod's first task was on disk, or after its last one had ended.
+    fn remove_empty_pods(&mut self, framework: &FrameworkId) {
+        let pods = self
+            .frameworks
+            .get(framework)
+            .map(|framework| &framework.pods);
+        let empty = pods
+            .into_iter()
+            .flatten()
+            .filter(|(_, pod)| pod.live.is_empty());
+        for executor in empty.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            self.remove_pod(&ExecutorRef {
+                framework: framework.clone(),
+                executor,
+            });
+        }
     }
 
     /// Who is not back by now will not come; then the master may hear of this agent.
@@ -319,6 +368,21 @@ fn recovered_executor(record: ExecutorRecord, path: &Path) -> Result<Executor, R
     })
 }
 
+fn recovered_pod(record: PodRecord, path: &Path) -> Result<Pod, RecoverError> {
+    let own = wire::resources(&record.info.resources)
+        .map_err(|error| malformed(&path.text(), error.to_string()))?;
+    Ok(Pod {
+        info: Arc::new(record.info),
+        container_id: ContainerId::from(record.container_id),
+        sandbox: record.sandbox,
+        resources: own,
+        live: BTreeSet::new(),
+        ending: false,
+        status: 0,
+        recorded: true,
+    })
+}
+
 fn recovered_task(
     record: TaskRecord,
     updates: Option<UpdatesRecord>,
@@ -355,6 +419,7 @@ fn recovered_task(
         sandbox: record.sandbox,
         executor: Some(executor),
         told_executor: record.told_executor,
+        group: record.group,
         stage: if state.is_terminal() {
             task::Stage::Ended
         } else {

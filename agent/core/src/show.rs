@@ -52,6 +52,12 @@ impl Core {
                         executor: id.clone(),
                     })
                 }));
+            view.executors.extend(held.pods.iter().map(|(id, pod)| {
+                pod.view(ExecutorRef {
+                    framework: framework.clone(),
+                    executor: id.clone(),
+                })
+            }));
         }
         view
     }
@@ -72,6 +78,18 @@ impl Core {
                     executor: executor(name),
                     sandbox: found.sandbox.clone(),
                     pid: found.pid,
+                });
+            }
+            let mut pods = held
+                .pods
+                .iter()
+                .filter(|(_, pod)| pod.container_id.as_str() == id);
+            if let Some((name, found)) = pods.next() {
+                return Some(ContainerView {
+                    owner: ContainerOwner::Executor,
+                    executor: executor(name),
+                    sandbox: found.sandbox.clone(),
+                    pid: None,
                 });
             }
             let (name, found) = held

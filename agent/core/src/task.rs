@@ -47,6 +47,8 @@ pub(crate) struct Task {
     pub(crate) told_executor: Option<v1::ExecutorId>,
     /// Tasks of one number start together or not at all.
     pub(crate) group: Option<u64>,
+    /// The executor of its group, if the framework leaves that to the agent.
+    pub(crate) pod: Option<ExecutorId>,
     pub(crate) stage: Stage,
     pub(crate) state: v1::TaskState,
     /// The newest status, without data.
@@ -70,6 +72,7 @@ impl Task {
             executor: None,
             told_executor: None,
             group: None,
+            pod: None,
             stage: Stage::Preparing,
             state: v1::TaskState::TaskStaging,
             latest: None,
@@ -82,6 +85,16 @@ impl Task {
 
     pub(crate) fn is_live(&self) -> bool {
         self.stage != Stage::Ended
+    }
+
+    /// Whether the agent ends it because another of its group failed. What a framework's own executor has is that
+    /// executor's affair.
+    pub(crate) fn dies_with_group(&self) -> bool {
+        match &self.stage {
+            Stage::Delivered { kill } => kill.is_none() && self.pod.is_some(),
+            Stage::Ended => false,
+            _ => true,
+        }
     }
 
     /// Whether it counts among its executor's tasks.

@@ -139,7 +139,7 @@ impl Core {
         let Some(task) = framework.tasks.get_mut(&reference.task) else {
             return;
         };
-        let group = task.group;
+        let (group, pod) = (task.group, task.pod.clone());
         let held_executor = task.holds_executor();
         task.stage = Stage::Ended;
         if held_executor && let Some(id) = task.executor.clone() {
@@ -158,11 +158,21 @@ impl Core {
         if let Some(group) = group {
             self.on_group_task_ended(reference, group, state);
         }
+        if let Some(executor) = pod {
+            let pod = ExecutorRef {
+                framework: reference.framework.clone(),
+                executor,
+            };
+            self.on_pod_task_ended(&pod, &reference.task);
+        }
     }
 
-    /// Gives the task's directory away, unless its executor still has it.
+    /// Gives the task's directory away, unless its executor still has it, or it goes with that of its pod.
     pub(crate) fn discard_sandbox(&mut self, reference: &TaskRef) {
-        let Some(task) = self.task(reference).filter(|task| !task.sandbox.is_empty()) else {
+        let Some(task) = self
+            .task(reference)
+            .filter(|task| !task.sandbox.is_empty() && task.pod.is_none())
+        else {
             return;
         };
         let executor = task.executor.as_ref().and_then(|executor| {

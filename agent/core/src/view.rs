@@ -44,7 +44,8 @@ pub struct TaskView {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExecutorView {
     pub executor: ExecutorRef,
-    pub kind: ExecutorKind,
+    /// None of one without a process: the executor of task groups, whose tasks run in the built-in executors.
+    pub kind: Option<ExecutorKind>,
     pub info: Arc<v1::ExecutorInfo>,
     /// Relative to `work_dir`.
     pub sandbox: String,

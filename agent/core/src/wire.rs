@@ -1,5 +1,7 @@
 //! The core's nouns as the wire writes them, and the events executors hear.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tepui_api::convert::{ConvertError, resources_from_wire};
 use tepui_api::v1::executor::{Event, event};
@@ -67,6 +69,15 @@ pub(crate) fn launch(task: v1::TaskInfo) -> Event {
     }
 }
 
+pub(crate) fn launch_group(tasks: Vec<v1::TaskInfo>) -> Event {
+    Event {
+        launch_group: Some(event::LaunchGroup {
+            task_group: v1::TaskGroupInfo { tasks },
+        }),
+        ..event(event::Type::LaunchGroup)
+    }
+}
+
 pub(crate) fn kill(id: &TaskId, kill_policy: Option<v1::KillPolicy>) -> Event {
     Event {
         kill: Some(event::Kill {
@@ -97,6 +108,14 @@ pub(crate) fn message(data: Bytes) -> Event {
 
 pub(crate) fn shutdown() -> Event {
     event(event::Type::Shutdown)
+}
+
+/// How long an executor may take to end, if it has a say in it.
+pub(crate) fn shutdown_grace(info: &v1::ExecutorInfo) -> Option<Duration> {
+    let grace = info.shutdown_grace_period.as_ref()?;
+    u64::try_from(grace.nanoseconds)
+        .ok()
+        .map(Duration::from_nanos)
 }
 
 /// What wait(2) said, in words.

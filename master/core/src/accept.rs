@@ -50,12 +50,12 @@ enum OffersInvalid {
 }
 
 /// What an ACCEPT draws on.
-struct Accepted {
-    framework: FrameworkKey,
-    agent: AgentKey,
-    role: Role,
+pub(crate) struct Accepted {
+    pub(crate) framework: FrameworkKey,
+    pub(crate) agent: AgentKey,
+    pub(crate) role: Role,
     /// What no operation has used yet.
-    left: Resources,
+    pub(crate) left: Resources,
 }
 
 impl Core {
@@ -222,13 +222,13 @@ impl Core {
                 }
             }
             operation::Type::LaunchGroup => {
-                let message = "Task groups are not supported yet";
-                self.refuse_tasks(
-                    accepted.framework,
-                    operation,
-                    Reason::TaskGroupInvalid,
-                    message,
-                );
+                if operation.id.is_some() {
+                    let message = "The `id` field is not supported for LAUNCH_GROUP operations";
+                    let reason = Reason::TaskGroupInvalid;
+                    self.refuse_tasks(accepted.framework, operation, reason, message);
+                } else if let Some(group) = operation.launch_group {
+                    self.launch_group(accepted, group);
+                }
             }
             operation_type => {
                 let message = format!(
@@ -258,7 +258,7 @@ impl Core {
         }
     }
 
-    fn task_error(
+    pub(crate) fn task_error(
         &mut self,
         framework: FrameworkKey,
         task: v1::TaskId,
@@ -295,6 +295,7 @@ impl Core {
     fn launch(&mut self, accepted: &mut Accepted, tasks: Vec<v1::TaskInfo>) {
         self.metrics.count("master/messages_launch_tasks");
         let mut launched = Vec::with_capacity(tasks.len());
+        let mut new_executors = Vec::new();
         for mut task in tasks {
             validate::complete(
                 &mut task,
@@ -310,7 +311,10 @@ impl Core {
                 continue;
             }
             match self.launch_task(accepted, &task) {
-                Ok(()) => launched.push(task),
+                Ok(new_executor) => {
+                    new_executors.extend(new_executor);
+                    launched.push(task);
+                }
                 Err(invalid) => {
                     let (id, agent) = (task.task_id, task.agent_id);
                     let reason = Reason::TaskInvalid;
@@ -326,16 +330,17 @@ impl Core {
             framework,
             tasks: launched,
             group_executor: None,
+            new_executors,
         };
         self.send_to_agent(accepted.agent, to_agent::Body::Launch(launch));
     }
 
-    /// Enters the task if nothing is wrong with it.
+    /// Enters the task if nothing is wrong with it, and its executor if that is new; then the executor's id.
     fn launch_task(
         &mut self,
         accepted: &mut Accepted,
         task: &v1::TaskInfo,
-    ) -> Result<(), TaskInvalid> {
+    ) -> Result<Option<v1::ExecutorId>, TaskInvalid> {
         let (framework, agent) = (accepted.framework, accepted.agent);
         let framework_record = &self.frameworks[framework];
         let agent_record = &self.agents[agent];
@@ -360,6 +365,7 @@ impl Core {
         let (framework_id, agent_id) = (framework_record.id.clone(), agent_record.id.clone());
         let wire = task_of(&framework_id, &framework_record.info.user, task);
         let role = accepted.role.clone();
+        let mut new_executor = None;
         self.allocator
             .mark_used(agent.into(), framework.into(), &role, &launchable.resources);
         if let (Some(resources), Some(info), Some(id)) =
@@ -367,6 +373,7 @@ impl Core {
         {
             self.allocator
                 .mark_used(agent.into(), framework.into(), &role, &resources);
+            new_executor = Some(info.executor_id.clone());
             self.insert_executor(ExecutorRecord {
                 info: Arc::new(info.clone()),
                 id,
@@ -392,7 +399,7 @@ impl Core {
             forwarded_uuid: None,
         });
         accepted.left = launchable.left;
-        Ok(())
+        Ok(new_executor)
     }
 }
 

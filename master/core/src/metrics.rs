@@ -61,6 +61,10 @@ pub const METRICS: &[Metric] = &[
     metric("master/messages_exited_executor", "Executors that ended"),
     metric("master/messages_framework_to_executor", "MESSAGE calls"),
     metric("master/messages_kill_task", "KILL calls"),
+    metric(
+        "master/messages_launch_task_group",
+        "LAUNCH_GROUP operations",
+    ),
     metric("master/messages_launch_tasks", "LAUNCH operations"),
     metric("master/messages_reconcile_tasks", "RECONCILE calls"),
     metric("master/messages_register_framework", "SUBSCRIBE calls"),

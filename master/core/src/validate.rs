@@ -166,6 +166,57 @@ pub(crate) fn check_task(
     task: &v1::TaskInfo,
     place: &Place<'_>,
 ) -> Result<Launchable, TaskInvalid> {
+    let resources = check_alone(task, place)?;
+    check_body(task)?;
+    let executor = match &task.executor {
+        Some(executor) => check_executor(executor, place)?,
+        None => None,
+    };
+    let shares = |container: &v1::ContainerInfo| {
+        container
+            .linux_info
+            .as_ref()
+            .is_none_or(v1::LinuxInfo::share_cgroups)
+    };
+    let executor_container = task
+        .executor
+        .as_ref()
+        .and_then(|executor| executor.container.as_ref());
+    if !task.container.iter().chain(executor_container).all(shares) {
+        return Err(TaskInvalid::ShareCgroups);
+    }
+    // Taken one after the other, so that a port or an item that both name is noticed.
+    let left = place
+        .available
+        .checked_subtract(&resources)
+        .and_then(|left| match &executor {
+            Some(executor) => left.checked_subtract(executor),
+            None => Some(left),
+        });
+    match left {
+        Some(left) => Ok(Launchable {
+            resources,
+            executor,
+            left,
+        }),
+        None => {
+            let mut wanted = resources;
+            if let Some(executor) = &executor {
+                wanted.add(executor);
+            }
+            Err(TaskInvalid::TooMuch {
+                wanted: wanted.to_string(),
+                available: place.available.to_string(),
+            })
+        }
+    }
+}
+
+/// What must hold of a task whichever way it is launched, apart from who runs it and whether there is room.
+pub(crate) fn check_alone(
+    task: &v1::TaskInfo,
+    place: &Place<'_>,
+) -> Result<Resources, TaskInvalid> {
     check_id("task id", &task.task_id.value)?;
     if place.id_in_use {
         return Err(TaskInvalid::DuplicateId {
@@ -211,49 +262,7 @@ pub(crate) fn check_task(
         check_container(container)?;
     }
     check_limits(task, &resources)?;
-    check_body(task)?;
-    let executor = match &task.executor {
-        Some(executor) => check_executor(executor, place)?,
-        None => None,
-    };
-    let shares = |container: &v1::ContainerInfo| {
-        container
-            .linux_info
-            .as_ref()
-            .is_none_or(v1::LinuxInfo::share_cgroups)
-    };
-    let executor_container = task
-        .executor
-        .as_ref()
-        .and_then(|executor| executor.container.as_ref());
-    if !task.container.iter().chain(executor_container).all(shares) {
-        return Err(TaskInvalid::ShareCgroups);
-    }
-    // Taken one after the other, so that a port or an item that both name is noticed.
-    let left = place
-        .available
-        .checked_subtract(&resources)
-        .and_then(|left| match &executor {
-            Some(executor) => left.checked_subtract(executor),
-            None => Some(left),
-        });
-    match left {
-        Some(left) => Ok(Launchable {
-            resources,
-            executor,
-            left,
-        }),
-        None => {
-            let mut wanted = resources;
-            if let Some(executor) = &executor {
-                wanted.add(executor);
-            }
-            Err(TaskInvalid::TooMuch {
-                wanted: wanted.to_string(),
-                available: place.available.to_string(),
-            })
-        }
-    }
+    Ok(resources)
 }
 
 fn check_resources(
@@ -359,19 +368,8 @@ fn check_executor(
     executor: &v1::ExecutorInfo,
     place: &Place<'_>,
 ) -> Result<Option<Resources>, TaskInvalid> {
-    check_id("executor id", &executor.executor_id.value)?;
-    let named = executor.framework_id.as_ref().map_or("", |id| &id.value);
-    if named != place.framework {
-        let (expected, named) = (place.framework.to_owned(), named.to_owned());
-        return Err(TaskInvalid::ExecutorFramework { expected, named });
-    }
-    let resources = check_resources("Executor", &executor.resources, place.role)?;
-    if let Some(running) = place.executor {
-        if running != executor {
-            return Err(TaskInvalid::ExecutorDiffers {
-                id: executor.executor_id.value.clone(),
-            });
-        }
+    let resources = check_any_executor(executor, place)?;
+    if place.executor.is_some() {
         return Ok(None);
     }
     if !matches!(
@@ -388,20 +386,37 @@ fn check_executor(
     if let Some(container) = &executor.container {
         check_container(container)?;
     }
-    if executor
-        .shutdown_grace_period
-        .as_ref()
-        .is_some_and(|grace| grace.nanoseconds < 0)
-    {
+    Ok(Some(resources))
+}
+
+/// What must hold of an executor whichever way its tasks are launched; what it uses.
+pub(crate) fn check_any_executor(
+    executor: &v1::ExecutorInfo,
+    place: &Place<'_>,
+) -> Result<Resources, TaskInvalid> {
+    check_id("executor id", &executor.executor_id.value)?;
+    let named = executor.framework_id.as_ref().map_or("", |id| &id.value);
+    if named != place.framework {
+        let (expected, named) = (place.framework.to_owned(), named.to_owned());
+        return Err(TaskInvalid::ExecutorFramework { expected, named });
+    }
+    let resources = check_resources("Executor", &executor.resources, place.role)?;
+    if place.executor.is_some_and(|running| running != executor) {
+        return Err(TaskInvalid::ExecutorDiffers {
+            id: executor.executor_id.value.clone(),
+        });
+    }
+    let grace = executor.shutdown_grace_period.as_ref();
+    if grace.is_some_and(|grace| grace.nanoseconds < 0) {
         return Err(TaskInvalid::ExecutorGrace);
     }
     if resources.iter().any(|resource| resource.shared) {
         return Err(TaskInvalid::ExecutorShared);
     }
-    Ok(Some(resources))
+    Ok(resources)
 }
 
-fn check_environment(command: &v1::CommandInfo) -> Result<(), TaskInvalid> {
+pub(crate) fn check_environment(command: &v1::CommandInfo) -> Result<(), TaskInvalid> {
     use v1::environment::variable::Type;
     for variable in command
         .environment
@@ -424,7 +439,7 @@ fn check_environment(command: &v1::CommandInfo) -> Result<(), TaskInvalid> {
     Ok(())
 }
 
-fn check_container(container: &v1::ContainerInfo) -> Result<(), ContainerInvalid> {
+pub(crate) fn check_container(container: &v1::ContainerInfo) -> Result<(), ContainerInvalid> {
     use v1::container_info::Type;
     match Type::try_from(container.r#type) {
         Ok(Type::Docker) => {

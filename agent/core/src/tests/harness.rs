@@ -197,10 +197,21 @@ impl Agent {
         framework: &v1::FrameworkInfo,
         tasks: Vec<v1::TaskInfo>,
     ) -> Vec<Effect> {
+        let id = framework.id.as_ref().unwrap().value.as_str();
+        let new_executors = tasks
+            .iter()
+            .filter_map(|task| Some(task.executor.as_ref()?.executor_id.clone()))
+            .filter(|executor| {
+                self.core
+                    .executor(&executor_ref(id, &executor.value))
+                    .is_none()
+            })
+            .collect();
         let launch = link::Launch {
             framework: framework.clone(),
             tasks,
             group_executor: None,
+            new_executors,
         };
         self.hear(to_agent::Body::Launch(launch))
     }

@@ -3,6 +3,7 @@
 mod drain;
 mod executor_calls;
 mod executor_life;
+mod groups;
 mod harness;
 mod limits;
 mod link;

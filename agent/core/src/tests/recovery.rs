@@ -261,6 +261,7 @@ fn the_layout_of_records_is_what_earlier_agents_wrote() {
         sandbox: "s".into(),
         container_id: "c".into(),
         told_executor: None,
+        group: None,
     };
     let bytes = b"\x0a\x0c\x0a\x00\x12\x03\x0a\x01t\x1a\x03\x0a\x01a\x12\x01s\x1a\x01c";
     assert_eq!(record.encode_to_vec(), bytes);

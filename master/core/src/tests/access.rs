@@ -64,6 +64,51 @@ fn a_task_runs_only_as_a_user_its_principal_may_use() {
 }
 
 #[test]
+fn one_forbidden_task_refuses_its_whole_group() {
+    let mut cluster = cluster(
+        r#"{ "run_tasks": [{ "principals": { "values": ["ann"] }, "users": { "values": ["www"] } },
+                           { "principals": { "values": ["ann"] }, "users": { "type": "NONE" } }] }"#,
+    );
+    cluster.agent("cpus:2;mem:1024;disk:10");
+    let scheduler = cluster.subscribe(owned("one", "ann"));
+    let offers = cluster.offers(&scheduler);
+    let as_user = |id: &str, user: &str| {
+        let mut task = task(&offers[0], id, "cpus:0.5;mem:64");
+        task.command.get_or_insert_default().user = Some(user.to_owned());
+        task
+    };
+    let executor = super::groups::executor(&scheduler);
+    let operations = vec![
+        super::groups::group(
+            executor.clone(),
+            vec![as_user("a", "www"), as_user("b", "root")],
+        ),
+        super::groups::group(executor, vec![as_user("c", "www")]),
+    ];
+    cluster.call(&scheduler, accept(&offers, operations, None));
+    let told: Vec<_> = cluster
+        .statuses(&scheduler)
+        .iter()
+        .map(|status| {
+            (
+                status.task_id.value.clone(),
+                status.state(),
+                status.reason(),
+            )
+        })
+        .collect();
+    let denied = |id: &str| {
+        (
+            id.to_owned(),
+            TaskState::TaskError,
+            Reason::TaskGroupUnauthorized,
+        )
+    };
+    assert_eq!(told, [denied("a"), denied("b")]);
+    assert_eq!(cluster.view().tasks.len(), 1);
+}
+
+#[test]
 fn an_operator_is_refused_with_403_and_nothing_changes() {
     let mut cluster = cluster(
         r#"{ "teardown_frameworks": [

@@ -504,16 +504,6 @@ fn operations_that_are_not_supported_say_so() {
     cluster.agent("cpus:4;mem:1024");
     let scheduler = cluster.subscribe(info("one"));
     let offers = cluster.offers(&scheduler);
-    let group = Operation {
-        r#type: Some(operation::Type::LaunchGroup.into()),
-        launch_group: Some(operation::LaunchGroup {
-            task_group: v1::TaskGroupInfo {
-                tasks: vec![task(&offers[0], "grouped", "cpus:1;mem:64")],
-            },
-            ..operation::LaunchGroup::default()
-        }),
-        ..Operation::default()
-    };
     let reserve = |id: Option<&str>| Operation {
         r#type: Some(operation::Type::Reserve.into()),
         id: id.map(Into::into),
@@ -524,17 +514,11 @@ fn operations_that_are_not_supported_say_so() {
         id: Some("named".into()),
         ..launch(vec![task(&offers[0], "n", "cpus:1;mem:64")])
     };
-    let operations = vec![group, reserve(Some("op")), reserve(None), named];
+    let operations = vec![reserve(Some("op")), reserve(None), named];
     cluster.call(&scheduler, accept(&offers, operations, None));
     let events = cluster.events(&scheduler);
-    assert_eq!(events.len(), 3);
-    let status = &events[0].update.as_ref().unwrap().status;
-    assert_eq!(
-        (status.state(), status.reason()),
-        (TaskState::TaskError, Reason::TaskGroupInvalid)
-    );
-    assert!(status.message().contains("not supported yet"));
-    let operation = &events[1].update_operation_status.as_ref().unwrap().status;
+    assert_eq!(events.len(), 2);
+    let operation = &events[0].update_operation_status.as_ref().unwrap().status;
     assert_eq!(operation.state(), v1::OperationState::OperationError);
     assert_eq!(operation.operation_id, Some("op".into()));
     assert!(
@@ -542,7 +526,7 @@ fn operations_that_are_not_supported_say_so() {
         "{}",
         operation.message()
     );
-    let status = &events[2].update.as_ref().unwrap().status;
+    let status = &events[1].update.as_ref().unwrap().status;
     assert_eq!(
         (status.state(), status.reason()),
         (TaskState::TaskError, Reason::TaskInvalid)
