@@ -67,14 +67,19 @@ fn executors(view: &AgentView) -> BTreeMap<&FrameworkId, Vec<Executor<'_>>> {
     let mut shown: BTreeMap<(&FrameworkId, String, &str), Executor<'_>> = BTreeMap::new();
     let own = view.executors.iter().map(|executor| (executor, true));
     let past = view.completed_executors.iter();
+    // The containers of groups' executors, by their sandboxes, in which those of their tasks are.
+    let mut pods: BTreeMap<&str, &str> = BTreeMap::new();
     for (executor, alive) in own.chain(past.map(|executor| (executor, false))) {
-        if executor.kind == ExecutorKind::Custom {
+        if executor.kind.is_none() {
+            pods.insert(&executor.sandbox, executor.container_id.as_str());
+        }
+        if matches!(executor.kind, None | Some(ExecutorKind::Custom)) {
             let key = (
                 &executor.executor.framework,
                 executor.executor.executor.to_string(),
                 executor.container_id.as_str(),
             );
-            shown.insert(key, of_custom(executor, alive));
+            shown.insert(key, of_frameworks(executor, alive));
         }
     }
     let live = view.tasks.iter().map(|task| (task, true));
@@ -87,7 +92,11 @@ fn executors(view: &AgentView) -> BTreeMap<&FrameworkId, Vec<Executor<'_>>> {
             .told_executor
             .as_ref()
             .map_or_else(|| task.task.task.to_string(), |id| id.value.clone());
-        let key = (&task.task.framework, id, task.container_id.as_str());
+        let above = task.sandbox.split_once("/containers/");
+        let container = above
+            .and_then(|(sandbox, _)| pods.get(sandbox).copied())
+            .unwrap_or(task.container_id.as_str());
+        let key = (&task.task.framework, id, container);
         let executor = shown
             .entry(key)
             .or_insert_with_key(|(_, id, _)| of_task(task, id));
@@ -110,7 +119,8 @@ fn executors(view: &AgentView) -> BTreeMap<&FrameworkId, Vec<Executor<'_>>> {
     by_framework
 }
 
-fn of_custom(executor: &ExecutorView, alive: bool) -> Executor<'_> {
+/// One the framework knows as its own: its process, or its groups' executor.
+fn of_frameworks(executor: &ExecutorView, alive: bool) -> Executor<'_> {
     Executor {
         framework: &executor.executor.framework,
         info: v1::ExecutorInfo::clone(&executor.info),

@@ -20,7 +20,7 @@ type Reports = BTreeMap<ExecutorRef, BTreeMap<String, Reported>>;
 pub(crate) async fn rows(site: &Site, view: Box<AgentView>) -> Result<Vec<Container>, Refusal> {
     let mut reports = Reports::new();
     let running = view.executors.iter();
-    for executor in running.filter(|executor| executor.kind == ExecutorKind::Wasm) {
+    for executor in running.filter(|executor| executor.kind == Some(ExecutorKind::Wasm)) {
         if let Some(pid) = executor.pid {
             reports.insert(executor.executor.clone(), reported(pid).await);
         }

@@ -134,6 +134,13 @@ impl Stream {
         open(address, "POST", path, headers, body)
     }
 
+    /// Lets the stream be silent for as long as it likes.
+    pub fn patient(self) -> Self {
+        // Without a limit of its own, a socket that works has nothing to complain about.
+        let _ = self.reader.get_ref().set_read_timeout(None);
+        self
+    }
+
     /// The next HTTP chunk, or whatever is left of a body without chunks; `None` at the end.
     ///
     /// # Errors

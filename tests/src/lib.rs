@@ -1,4 +1,5 @@
-//! The vocabulary of the end-to-end tests: a cluster of real processes, a plain HTTP client, a scripted scheduler.
+//! The vocabulary of the end-to-end tests: a cluster of real processes, a plain HTTP client, a scripted
+//! scheduler, a scripted executor.
 //!
 //! It links nothing of the servers: what a test says goes over a socket, as any client's words would.
 #![allow(
@@ -8,12 +9,15 @@
 )]
 
 mod cluster;
+mod events;
+mod executor;
 mod fileserver;
 mod http;
 mod proxy;
 mod scheduler;
 
 pub use cluster::{Cluster, Ended, Process, guest, program, wait_until};
+pub use executor::{Executor, new_uuid};
 pub use fileserver::{FileServer, Reply};
 pub use http::{Response, Stream, request};
 pub use proxy::{Cut, Proxy};

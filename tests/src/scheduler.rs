@@ -1,10 +1,10 @@
 //! A scheduler scripted by the test, in JSON over plain HTTP.
 
-use std::sync::mpsc::{self, Receiver};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::events::Events;
 use crate::http::{Response, Stream, request};
 
 /// A subscribed framework.
@@ -13,9 +13,7 @@ pub struct Scheduler {
     master: String,
     pub framework_id: String,
     pub stream_id: String,
-    events: Receiver<Value>,
-    /// Events read while looking for another kind.
-    passed: Vec<Value>,
+    events: Events,
 }
 
 impl Scheduler {
@@ -53,7 +51,7 @@ impl Scheduler {
             ("Content-Type", "application/json"),
             ("Accept", "application/json"),
         ];
-        let mut stream = Stream::open(
+        let stream = Stream::open(
             master,
             "/api/v1/scheduler",
             &headers,
@@ -66,20 +64,11 @@ impl Scheduler {
             .header("mesos-stream-id")
             .expect("a stream has an id")
             .to_owned();
-        let (sender, events) = mpsc::channel();
-        std::thread::spawn(move || {
-            while let Ok(Some(event)) = stream.record() {
-                if sender.send(event).is_err() {
-                    return;
-                }
-            }
-        });
         Self {
             master: master.to_owned(),
             framework_id: String::new(),
             stream_id,
-            events,
-            passed: Vec::new(),
+            events: Events::read(stream),
         }
     }
 
@@ -102,25 +91,11 @@ impl Scheduler {
 
     /// The next event of a type, or `None` if the time is over or the stream has ended. Others are kept for later.
     pub fn next(&mut self, kind: &str, patience: Duration) -> Option<Value> {
-        if let Some(at) = self.passed.iter().position(|event| event["type"] == kind) {
-            return Some(self.passed.remove(at));
-        }
-        let deadline = Instant::now() + patience;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let event = self.events.recv_timeout(left).ok()?;
-            if event["type"] == kind {
-                return Some(event);
-            }
-            if event["type"] != "HEARTBEAT" {
-                self.passed.push(event);
-            }
-        }
+        self.events.next(kind, patience)
     }
 
     pub fn expect(&mut self, kind: &str) -> Value {
-        let event = self.next(kind, Duration::from_secs(30));
-        event.unwrap_or_else(|| panic!("no {kind} within 30 s; seen: {:?}", self.passed))
+        self.events.expect(kind)
     }
 
     /// The first offer of the next OFFERS event.
@@ -130,10 +105,53 @@ impl Scheduler {
 
     /// Launches tasks on an offer.
     pub fn launch(&self, offer: &Value, tasks: &[Value]) -> Response {
+        self.accept(
+            offer,
+            json!({ "type": "LAUNCH", "launch": { "task_infos": tasks } }),
+        )
+    }
+
+    /// Launches a task group on an offer.
+    pub fn launch_group(&self, offer: &Value, executor: &Value, tasks: &[Value]) -> Response {
+        let group = json!({ "executor": executor, "task_group": { "tasks": tasks } });
+        self.accept(
+            offer,
+            json!({ "type": "LAUNCH_GROUP", "launch_group": group }),
+        )
+    }
+
+    /// Carries one operation out on an offer; what it leaves over is offered again at once.
+    pub fn accept(&self, offer: &Value, operation: Value) -> Response {
         self.call(json!({ "type": "ACCEPT", "accept": {
             "offer_ids": [offer["id"]],
-            "operations": [{ "type": "LAUNCH", "launch": { "task_infos": tasks } }],
+            "operations": [operation],
+            "filters": { "refuse_seconds": 0 },
         }}))
+    }
+
+    pub fn kill(&self, task: &str) -> Response {
+        self.call(json!({ "type": "KILL", "kill": { "task_id": { "value": task } } }))
+    }
+
+    /// The executor of a task group, with the least an agent gives one.
+    pub fn default_executor(&self, id: &str) -> Value {
+        json!({
+            "executor_id": { "value": id },
+            "framework_id": { "value": self.framework_id },
+            "type": "DEFAULT",
+            "resources": [scalar("cpus", 0.1), scalar("mem", 32.0), scalar("disk", 8.0)],
+        })
+    }
+
+    /// A framework's own executor that runs a shell command.
+    pub fn custom_executor(&self, id: &str, command: &str) -> Value {
+        json!({
+            "executor_id": { "value": id },
+            "framework_id": { "value": self.framework_id },
+            "type": "CUSTOM",
+            "command": { "value": command },
+            "resources": [scalar("cpus", 0.1), scalar("mem", 32.0), scalar("disk", 8.0)],
+        })
     }
 
     /// A command task of 0.1 cpus and 32 MB for that offer.
@@ -141,11 +159,18 @@ impl Scheduler {
         json!({
             "name": id, "task_id": { "value": id }, "agent_id": offer["agent_id"],
             "command": { "value": command },
-            "resources": [
-                { "name": "cpus", "type": "SCALAR", "scalar": { "value": 0.1 } },
-                { "name": "mem", "type": "SCALAR", "scalar": { "value": 32 } },
-            ],
+            "resources": [scalar("cpus", 0.1), scalar("mem", 32.0)],
         })
+    }
+
+    /// A task of 0.1 cpus and 32 MB for a framework's own executor.
+    pub fn executor_task(id: &str, offer: &Value, executor: &Value) -> Value {
+        let mut task = Self::task(id, offer, "");
+        if let Some(fields) = task.as_object_mut() {
+            fields.remove("command");
+        }
+        task["executor"] = executor.clone();
+        task
     }
 
     /// The next status, acknowledged if it has a uuid.
@@ -169,4 +194,8 @@ impl Scheduler {
             }
         }
     }
+}
+
+fn scalar(name: &str, value: f64) -> Value {
+    json!({ "name": name, "type": "SCALAR", "scalar": { "value": value } })
 }

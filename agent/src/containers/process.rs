@@ -19,10 +19,11 @@ use tokio::task::JoinHandle;
 use super::{Container, Launch, Place, Shared, State};
 use crate::confine::Directory;
 use crate::containment::{Group, Limits, set_apart};
+use crate::environment::DEFAULT_PATH;
 use crate::executors::started;
 use crate::files::Phase;
 use crate::kind::{Format, first_word};
-use crate::prepare::{DEFAULT_PATH, PrepareError, add_variables};
+use crate::prepare::{PrepareError, add_variables};
 use crate::site::Refusal;
 
 /// Below the work directory: the processes of containers, for an agent that has to end what another one left.
