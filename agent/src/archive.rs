@@ -6,6 +6,7 @@ use std::io::{self, BufReader, Read, Seek, Write};
 use std::path::{Component, Path, PathBuf};
 
 use crate::confine::{Directory, inside};
+use crate::sandbox::is_output;
 
 /// What one archive may expand to: beyond this it is taken for a bomb.
 pub(crate) const MAX_EXTRACTED_BYTES: u64 = 16 << 30;
@@ -32,6 +33,8 @@ pub(crate) enum ArchiveError {
     LinkOutside { entry: String, target: String },
     #[error("the entry '{entry}' is neither a file, a directory nor a link")]
     Special { entry: String },
+    #[error("the entry '{entry}' would take the place of the task's output")]
+    Reserved { entry: String },
     #[error("it expands to more than {limit} bytes")]
     TooLarge { limit: u64 },
     #[error("it has more than {limit} entries")]
@@ -94,7 +97,7 @@ impl Archive {
                 budget.write(
                     &mut flate2::bufread::MultiGzDecoder::new(reader),
                     into,
-                    Path::new(target),
+                    &entry_path(Path::new(target))?,
                     0o644,
                 )
             }
@@ -228,9 +231,12 @@ fn zip(reader: impl Read + Seek, into: &Directory) -> Result<(), ArchiveError> {
 }
 
 fn entry_path(name: &Path) -> Result<PathBuf, ArchiveError> {
-    inside(name).map_err(|_| ArchiveError::Outside {
-        entry: name.display().to_string(),
-    })
+    let entry = || name.display().to_string();
+    let path = inside(name).map_err(|_| ArchiveError::Outside { entry: entry() })?;
+    if is_output(&path) {
+        return Err(ArchiveError::Reserved { entry: entry() });
+    }
+    Ok(path)
 }
 
 /// Makes a symbolic link if, followed from where it stands, it never leaves the sandbox.

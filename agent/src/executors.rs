@@ -448,7 +448,11 @@ impl Shared {
         if order.kind == ExecutorKind::Custom
             && let Some(command) = &order.info.command
         {
-            self.preparer.furnish(&path, &command.uris).await?;
+            let furnished = self.preparer.furnish(&path, &command.uris).await;
+            if let Err(error) = &furnished {
+                sandbox::complain(&path, &error.to_string());
+            }
+            furnished?;
         }
         let joins = match &running.group {
             Some(group) => {
@@ -674,7 +678,7 @@ mod tests {
         });
         let preparer = Preparer {
             work_dir: work_dir.to_path_buf(),
-            fetcher: Fetcher::new(store("fetch"), Duration::from_secs(5)).unwrap(),
+            fetcher: Fetcher::new(store("fetch"), Duration::from_secs(5), None).unwrap(),
             compiler: Compiler::new("/bin/false".into(), store("compiled"), limits),
             surroundings: surroundings.clone(),
         };

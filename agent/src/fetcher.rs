@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::archive::Archive;
 use crate::confine::inside;
+use crate::sandbox::is_output;
 use crate::store::{Pin, Store};
 
 /// How many redirects are followed before a URI is given up.
@@ -39,6 +40,10 @@ pub(crate) enum FetchError {
         "the output file '{output_file}' of '{uri}' must be a relative path inside the sandbox"
     )]
     OutputFile { uri: String, output_file: String },
+    #[error(
+        "the URI '{uri}' would be put where the task's {name} goes; name another place in its output_file"
+    )]
+    Reserved { uri: String, name: String },
     #[error("fetching '{uri}' failed: the server answered {status}")]
     Status { uri: String, status: String },
     #[error("fetching '{uri}' failed: {cause}")]
@@ -84,7 +89,8 @@ enum Source {
 }
 
 impl Wanted {
-    pub(crate) fn parse(uri: &Uri) -> Result<Self, FetchError> {
+    /// `home` is where relative paths begin.
+    pub(crate) fn parse(uri: &Uri, home: Option<&Path>) -> Result<Self, FetchError> {
         let text = uri.value.trim_start();
         let wrong = |problem: &str| FetchError::Uri {
             uri: uri.value.clone(),
@@ -130,7 +136,15 @@ impl Wanted {
                 }
             },
             None if location.starts_with('/') => Source::Local(PathBuf::from(location)),
-            None => return Err(wrong("is neither a URL nor an absolute path")),
+            None if location.is_empty() => return Err(wrong("is empty")),
+            None => match home {
+                Some(home) => Source::Local(home.join(location)),
+                None => {
+                    return Err(wrong(
+                        "is a relative path, and the agent was started without --frameworks_home",
+                    ));
+                }
+            },
         };
         let name = match uri.output_file.as_deref() {
             Some(output_file) => inside(Path::new(output_file))
@@ -144,6 +158,12 @@ impl Wanted {
                 .map(PathBuf::from)
                 .ok_or_else(|| wrong("does not name a file, and 'output_file' is not set"))?,
         };
+        if is_output(&name) {
+            return Err(FetchError::Reserved {
+                uri: uri.value.clone(),
+                name: name.display().to_string(),
+            });
+        }
         let executable = uri.executable.unwrap_or(false);
         let extract = uri.extract.unwrap_or(true) && !executable;
         let archive = if extract {
@@ -238,13 +258,19 @@ struct Shared {
     store: Store,
     client: reqwest::Client,
     stall: Duration,
+    /// Where URIs that are relative paths begin.
+    home: Option<PathBuf>,
     flights: Mutex<BTreeMap<String, Weak<Flight>>>,
     /// The digest of what a URI or a local file in one state was, so that it need not be read again.
     remembered: Mutex<BTreeMap<String, String>>,
 }
 
 impl Fetcher {
-    pub(crate) fn new(store: Store, stall: Duration) -> Result<Self, reqwest::Error> {
+    pub(crate) fn new(
+        store: Store,
+        stall: Duration,
+        home: Option<PathBuf>,
+    ) -> Result<Self, reqwest::Error> {
         // Somebody else in this process may have installed a provider already; either will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = || {
@@ -263,6 +289,7 @@ impl Fetcher {
             store,
             client,
             stall,
+            home,
             flights: Mutex::new(BTreeMap::new()),
             remembered: Mutex::new(BTreeMap::new()),
         };
@@ -274,6 +301,11 @@ impl Fetcher {
     #[cfg(test)]
     pub(crate) fn store(&self) -> &Store {
         &self.shared.store
+    }
+
+    /// One URI of a task, understood.
+    pub(crate) fn wanted(&self, uri: &Uri) -> Result<Wanted, FetchError> {
+        Wanted::parse(uri, self.shared.home.as_deref())
     }
 
     /// The bytes of one URI as a file of the store. Dropping the future gives the wish up.
@@ -619,7 +651,9 @@ mod tests {
     async fn bench(bound: u64) -> Bench {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path().join("fetch"), bound).unwrap();
-        let fetcher = Fetcher::new(store, Duration::from_millis(400)).unwrap();
+        let home = directory.path().join("home");
+        std::fs::create_dir(&home).unwrap();
+        let fetcher = Fetcher::new(store, Duration::from_millis(400), Some(home)).unwrap();
         Bench {
             server: TestServer::start().await,
             fetcher,
@@ -636,7 +670,7 @@ mod tests {
         }
 
         async fn fetch(&self, uri: &Uri) -> Result<Pin, FetchError> {
-            self.fetcher.fetch(&Wanted::parse(uri)?).await
+            self.fetcher.fetch(&self.fetcher.wanted(uri)?).await
         }
 
         fn is_clean(&self, files: usize) -> bool {
@@ -671,7 +705,7 @@ mod tests {
             ("file://localhost/opt/b", "b"),
         ] {
             assert_eq!(
-                Wanted::parse(&uri(value)).unwrap().name,
+                Wanted::parse(&uri(value), None).unwrap().name,
                 Path::new(name),
                 "{value}"
             );
@@ -688,7 +722,10 @@ mod tests {
         ];
         for value in bad {
             assert!(
-                matches!(Wanted::parse(&uri(value)), Err(FetchError::Uri { .. })),
+                matches!(
+                    Wanted::parse(&uri(value), None),
+                    Err(FetchError::Uri { .. })
+                ),
                 "{value}"
             );
         }
@@ -697,9 +734,15 @@ mod tests {
     #[test]
     fn a_uri_that_ends_in_a_slash_needs_a_name_from_its_task() {
         let mut page = uri("http://host/");
-        assert!(matches!(Wanted::parse(&page), Err(FetchError::Uri { .. })));
+        assert!(matches!(
+            Wanted::parse(&page, None),
+            Err(FetchError::Uri { .. })
+        ));
         page.output_file = Some("page.html".to_owned());
-        assert_eq!(Wanted::parse(&page).unwrap().name, Path::new("page.html"));
+        assert_eq!(
+            Wanted::parse(&page, None).unwrap().name,
+            Path::new("page.html")
+        );
     }
 
     #[test]
@@ -711,7 +754,7 @@ mod tests {
             format!("/opt/a#sha256:{digest}"),
             format!("http://h/artifacts/{digest}/a.wasm"),
         ] {
-            let wanted = Wanted::parse(&uri(&value)).unwrap();
+            let wanted = Wanted::parse(&uri(&value), None).unwrap();
             assert_eq!(wanted.digest.as_ref(), Some(&digest), "{value}");
             assert!(!wanted.name.to_string_lossy().contains('#'));
         }
@@ -719,21 +762,30 @@ mod tests {
             sha256: Some(digest_of(b"y")),
             ..uri(&format!("http://h/a#sha256={digest}"))
         };
-        assert!(matches!(Wanted::parse(&both), Err(FetchError::Uri { .. })));
+        assert!(matches!(
+            Wanted::parse(&both, None),
+            Err(FetchError::Uri { .. })
+        ));
         let short = Uri {
             sha256: Some("abc".to_owned()),
             ..uri("http://h/a")
         };
-        assert!(matches!(Wanted::parse(&short), Err(FetchError::Uri { .. })));
+        assert!(matches!(
+            Wanted::parse(&short, None),
+            Err(FetchError::Uri { .. })
+        ));
     }
 
     #[test]
     fn an_output_file_stays_inside_the_sandbox() {
         let with = |output: &str| {
-            Wanted::parse(&Uri {
-                output_file: Some(output.to_owned()),
-                ..uri("http://h/a.tar")
-            })
+            Wanted::parse(
+                &Uri {
+                    output_file: Some(output.to_owned()),
+                    ..uri("http://h/a.tar")
+                },
+                None,
+            )
         };
         let wanted = with("dir/b.zip").unwrap();
         assert_eq!(
@@ -750,12 +802,12 @@ mod tests {
             executable: Some(true),
             ..uri("http://h/a.tar")
         };
-        assert_eq!(Wanted::parse(&executable).unwrap().archive, None);
+        assert_eq!(Wanted::parse(&executable, None).unwrap().archive, None);
         let untouched = Uri {
             extract: Some(false),
             ..uri("http://h/a.tar")
         };
-        assert_eq!(Wanted::parse(&untouched).unwrap().archive, None);
+        assert_eq!(Wanted::parse(&untouched, None).unwrap().archive, None);
     }
 
     #[tokio::test]
@@ -970,6 +1022,27 @@ mod tests {
                 .unwrap(),
         );
         assert_eq!(bench.server.count("/a"), 2);
+    }
+
+    #[tokio::test]
+    async fn a_relative_path_begins_at_the_frameworks_home() {
+        let bench = bench(1 << 20).await;
+        std::fs::create_dir(bench.directory.path().join("home/lib")).unwrap();
+        std::fs::write(bench.directory.path().join("home/lib/tool"), "tool").unwrap();
+        assert_eq!(bench.fetch(&uri("lib/tool")).await.unwrap().bytes(), 4);
+        let error = Wanted::parse(&uri("lib/tool"), None).unwrap_err();
+        assert!(error.to_string().contains("--frameworks_home"), "{error}");
+    }
+
+    #[test]
+    fn nothing_is_fetched_to_where_the_output_goes() {
+        let mut wanted = uri("http://host/stdout");
+        let error = Wanted::parse(&wanted, None).unwrap_err().to_string();
+        assert!(error.contains("name another place"), "{error}");
+        wanted.output_file = Some("log/stdout".to_owned());
+        assert!(Wanted::parse(&wanted, None).is_ok());
+        wanted.output_file = Some("./stderr".to_owned());
+        assert!(Wanted::parse(&wanted, None).is_err());
     }
 
     #[test]

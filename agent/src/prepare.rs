@@ -177,6 +177,14 @@ impl CommandLine {
 
 impl Preparer {
     pub(crate) async fn prepare(&self, order: Order) -> Result<Ready, PrepareError> {
+        let outcome = self.attempt(&order).await;
+        if let Err(error) = &outcome {
+            sandbox::complain(&self.work_dir.join(&order.sandbox), &error.to_string());
+        }
+        outcome
+    }
+
+    async fn attempt(&self, order: &Order) -> Result<Ready, PrepareError> {
         refuse_wasm_checks(&order.info)?;
         let wasm = order
             .info
@@ -190,19 +198,19 @@ impl Preparer {
             .flat_map(|command| &command.uris)
             .chain(artifact)
             .collect();
-        let (made, fetched) = tokio::join!(self.make_sandbox(&order), self.fetch_all(&uris));
+        let (made, fetched) = tokio::join!(self.make_sandbox(order), self.fetch_all(&uris));
         let (path, fetched) = (made?, fetched?);
         let asked_for_wasm = order.info.container.as_ref().is_some_and(|container| {
             container.r#type == i32::from(v1::container_info::Type::Wasm)
                 || container.wasm.is_some()
         });
         let outcome = self
-            .choose(&order, &path, fetched, artifact.is_some(), asked_for_wasm)
+            .choose(order, &path, fetched, artifact.is_some(), asked_for_wasm)
             .await;
         let fallback = wasm.and_then(|wasm| wasm.fallback.as_ref());
         let mut ready = match (outcome, fallback) {
             (Err(error), Some(fallback)) if can_fall_back(&error) => {
-                self.fall_back(&order, &path, fallback, &error).await?
+                self.fall_back(order, &path, fallback, &error).await?
             }
             (outcome, _) => outcome?,
         };
@@ -213,15 +221,15 @@ impl Preparer {
     /// Makes the task's volumes; those that are to be opened for it rather than linked.
     async fn lay_volumes(
         &self,
-        order: Order,
+        order: &Order,
         path: PathBuf,
         body: launch_plan::Body,
     ) -> Result<Vec<ext::wasm_info::Preopen>, PrepareError> {
-        let parent = order
-            .parent
-            .map(|parent| self.work_dir.join(parent.sandbox));
+        let parent = order.parent.as_ref();
+        let parent = parent.map(|parent| self.work_dir.join(&parent.sandbox));
+        let info = order.info.clone();
         let laying = tokio::task::spawn_blocking(move || {
-            let container = order.info.container.as_ref();
+            let container = info.container.as_ref();
             match body {
                 launch_plan::Body::Wasm => volumes::preopens(container, &path, parent.as_deref()),
                 launch_plan::Body::Native => {
@@ -372,7 +380,7 @@ impl Preparer {
 
     async fn fetch_all(&self, uris: &[&Uri]) -> Result<Vec<Fetched>, PrepareError> {
         let fetches = uris.iter().map(|uri| async {
-            let wanted = Wanted::parse(uri)?;
+            let wanted = self.fetcher.wanted(uri)?;
             let pin = self.fetcher.fetch(&wanted).await?;
             Ok::<_, PrepareError>(Fetched { wanted, pin })
         });
@@ -722,7 +730,7 @@ mod tests {
         };
         let preparer = Preparer {
             work_dir: directory.path().to_path_buf(),
-            fetcher: Fetcher::new(store("fetch"), Duration::from_secs(5)).unwrap(),
+            fetcher: Fetcher::new(store("fetch"), Duration::from_secs(5), None).unwrap(),
             compiler: Compiler::new(program, store("compiled"), limits),
             surroundings: Arc::new(crate::testing::surroundings(directory.path())),
         };

@@ -1,7 +1,7 @@
 //! A task's or executor's own directory: where it lies, what is in it from the start, and which part of a path names it.
 
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
@@ -12,6 +12,25 @@ const LABELS: [&str; 4] = ["slaves", "frameworks", "executors", "runs"];
 pub(crate) const STANDALONE: &str = "containers";
 /// The newest run beside the runs.
 const LATEST: &str = "latest";
+
+/// Where a task's output goes, relative to its sandbox.
+const OUTPUTS: [&str; 2] = ["stdout", "stderr"];
+
+/// Whether the path, relative to a sandbox, is one of its output files.
+pub(crate) fn is_output(path: &Path) -> bool {
+    OUTPUTS.iter().any(|output| path == Path::new(output))
+}
+
+/// Adds a sentence to what the task said on stderr, for whoever looks there first. What cannot be written is not missed.
+pub(crate) fn complain(sandbox: &Path, message: &str) {
+    let file = OpenOptions::new()
+        .append(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(sandbox.join("stderr"));
+    if let Err(error) = file.and_then(|mut file| writeln!(file, "{message}")) {
+        tracing::debug!(sandbox = %sandbox.display(), %error, "stderr cannot be written");
+    }
+}
 
 /// Makes the directory with its `stdout` and `stderr`, and points `latest` at it. Doing so again changes nothing.
 pub(crate) fn create(work_dir: &Path, sandbox: &str) -> io::Result<PathBuf> {
@@ -47,7 +66,7 @@ pub(crate) fn create_nested(
 }
 
 fn create_outputs(path: &Path) -> io::Result<()> {
-    for name in ["stdout", "stderr"] {
+    for name in OUTPUTS {
         OpenOptions::new()
             .append(true)
             .create(true)

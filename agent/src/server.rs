@@ -162,7 +162,11 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     });
     let preparer = Preparer {
         work_dir: work_dir.clone(),
-        fetcher: Fetcher::new(fetched, config.fetch_stall_timeout)?,
+        fetcher: Fetcher::new(
+            fetched,
+            config.fetch_stall_timeout,
+            config.frameworks_home.clone(),
+        )?,
         compiler: Compiler::new(program.clone(), compiled, limits),
         surroundings: surroundings.clone(),
     };
