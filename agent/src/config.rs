@@ -76,6 +76,12 @@ pub struct Config {
     pub gc_disk_headroom: f64,
     /// How often it is looked whether a sandbox is to go.
     pub disk_watch_interval: Duration,
+    /// Whether a task that has more on disk than it was given is ended.
+    pub enforce_container_disk_quota: bool,
+    /// How often what tasks have on disk is measured, if that is enforced.
+    pub container_disk_watch_interval: Duration,
+    /// Whether tasks and executors run as the user of their command or framework, where the agent is root.
+    pub switch_user: bool,
     /// The pause before dialling the master again is any up to this, doubled each time it is in vain.
     pub registration_backoff_factor: Duration,
     /// Whether containers may be started by whoever reaches the agent, also from other machines.
@@ -124,6 +130,9 @@ impl Default for Config {
             gc_delay: Duration::from_secs(7 * 24 * 3600),
             gc_disk_headroom: 0.1,
             disk_watch_interval: Duration::from_secs(60),
+            enforce_container_disk_quota: false,
+            container_disk_watch_interval: Duration::from_secs(15),
+            switch_user: true,
             registration_backoff_factor: Duration::from_secs(1),
             insecure: false,
             set_verbosity: None,

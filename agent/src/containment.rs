@@ -15,6 +15,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::Command;
 
+use crate::user::Identity;
+
 /// All groups of all agents of this machine are below this one.
 const ROOT: &str = "tepui";
 /// The controllers whose groups an executor joins.
@@ -315,10 +317,10 @@ impl Group {
     }
 }
 
-/// Makes the command lead a session of its own, in the groups whose files these are.
-pub(crate) fn set_apart(command: &mut Command, joins: Vec<File>) {
-    // SAFETY: between fork and exec only setsid and write on descriptors opened before are called: plain system
-    // calls that neither allocate nor take locks.
+/// Makes the command lead a session of its own, in the groups whose files these are, as somebody else if that is asked for.
+pub(crate) fn set_apart(command: &mut Command, joins: Vec<File>, identity: Option<Identity>) {
+    // SAFETY: between fork and exec only setsid, write on descriptors opened before and the changes of user are
+    // called: plain system calls that neither allocate nor take locks.
     unsafe {
         command.pre_exec(move || {
             if libc::setsid() < 0 {
@@ -327,7 +329,7 @@ pub(crate) fn set_apart(command: &mut Command, joins: Vec<File>) {
             for mut file in &joins {
                 file.write_all(b"0")?;
             }
-            Ok(())
+            identity.as_ref().map_or(Ok(()), Identity::assume)
         });
     }
 }

@@ -28,9 +28,10 @@ use crate::environment::{DEFAULT_PATH, Executor, Surroundings, agent_of};
 use crate::owner::Event;
 use crate::prepare::{Preparer, add_variables};
 use crate::sandbox;
+use crate::user::{Identity, UserError, user_of};
 
 /// What the kernel counts memory in, as resources do: binary megabytes.
-const MEGABYTE: f64 = 1_048_576.0;
+pub(crate) const MEGABYTE: f64 = 1_048_576.0;
 /// What wait(2) gives for a process that was killed.
 const KILLED: i32 = 9;
 
@@ -108,6 +109,8 @@ enum StartError {
     Sandbox(String),
     #[error(transparent)]
     Prepare(#[from] crate::prepare::PrepareError),
+    #[error(transparent)]
+    User(#[from] UserError),
     #[error("the executor has no command")]
     NoCommand,
     #[error("the executor's cgroup could not be made: {0}")]
@@ -454,6 +457,10 @@ impl Shared {
             }
             furnished?;
         }
+        let identity = self.identity(order)?;
+        if let Some(identity) = &identity {
+            identity.own(&path).await?;
+        }
         let joins = match &running.group {
             Some(group) => {
                 let limits = self.limits(&order.resources);
@@ -481,12 +488,21 @@ impl Shared {
             .args(&arguments)
             .current_dir(&path)
             .env_clear()
-            .envs(self.environment(order, running, &path)?)
+            .envs(self.environment(order, running, &path, identity.is_some())?)
             .stdin(Stdio::null())
             .stdout(output("stdout").map_err(failed)?)
             .stderr(output("stderr").map_err(failed)?);
-        set_apart(&mut command, joins);
+        set_apart(&mut command, joins, identity);
         command.spawn().map_err(failed)
+    }
+
+    /// As whom a framework's own executor runs. The built-in ones have to be root to start tasks as others.
+    fn identity(&self, order: &StartOrder) -> Result<Option<Identity>, UserError> {
+        if order.kind.is_built_in() || !self.preparer.switch_user {
+            return Ok(None);
+        }
+        let user = user_of(order.info.command.as_ref(), &order.framework);
+        user.map(Identity::of).transpose()
     }
 
     fn command_line(&self, order: &StartOrder) -> Result<Vec<String>, StartError> {
@@ -521,6 +537,7 @@ impl Shared {
         order: &StartOrder,
         running: &Running,
         path: &Path,
+        switched: bool,
     ) -> Result<BTreeMap<String, String>, StartError> {
         let mut environment = self.settings.surroundings.of(&Executor {
             framework: order.executor.framework.as_str(),
@@ -530,6 +547,10 @@ impl Shared {
             checkpoint: running.checkpoint,
             info: Some(&order.info),
         });
+        if switched {
+            // It is the agent's user's alone; others go by way of the endpoint.
+            environment.remove("MESOS_DOMAIN_SOCKET");
+        }
         if order.kind == ExecutorKind::Custom {
             add_variables(&mut environment, order.info.command.as_ref())?;
         } else {
@@ -678,6 +699,7 @@ mod tests {
         });
         let preparer = Preparer {
             work_dir: work_dir.to_path_buf(),
+            switch_user: false,
             fetcher: Fetcher::new(store("fetch"), Duration::from_secs(5), None).unwrap(),
             compiler: Compiler::new("/bin/false".into(), store("compiled"), limits),
             surroundings: surroundings.clone(),

@@ -35,6 +35,10 @@ impl Config {
         let intervals = [
             ("disk_watch_interval", self.disk_watch_interval),
             (
+                "container_disk_watch_interval",
+                self.container_disk_watch_interval,
+            ),
+            (
                 "status_update_retry_interval_min",
                 self.update_retry_minimum,
             ),
@@ -57,6 +61,10 @@ impl Config {
             ("default_role", self.default_role.clone()),
             ("fetcher_cache_size", format!("{}B", self.cache_bytes)),
             ("gc_disk_headroom", self.gc_disk_headroom.to_string()),
+            (
+                "enforce_container_disk_quota",
+                self.enforce_container_disk_quota.to_string(),
+            ),
             ("insecure", self.insecure.to_string()),
             ("ip", self.ip.to_string()),
             ("keep_tasks", self.keep_tasks_at_stop.to_string()),
@@ -66,9 +74,14 @@ impl Config {
             ("recover", recover.to_owned()),
             ("resources", self.resources.clone()),
             ("strict", self.strict.to_string()),
+            ("switch_user", self.switch_user.to_string()),
             ("work_dir", self.work_dir.display().to_string()),
         ]);
         let durations = [
+            (
+                "container_disk_watch_interval",
+                self.container_disk_watch_interval,
+            ),
             ("disk_watch_interval", self.disk_watch_interval),
             ("executor_idle_timeout", self.executor_idle),
             (
@@ -131,6 +144,9 @@ mod tests {
             ("gc_delay", "1weeks"),
             ("gc_disk_headroom", "0.1"),
             ("disk_watch_interval", "1mins"),
+            ("container_disk_watch_interval", "15secs"),
+            ("enforce_container_disk_quota", "false"),
+            ("switch_user", "true"),
             ("registration_backoff_factor", "1secs"),
             ("fetcher_stall_timeout", "1mins"),
             ("default_role", "*"),

@@ -19,6 +19,7 @@ mod confine;
 mod containers;
 mod containment;
 mod detect;
+mod disk;
 mod environment;
 mod executors;
 mod fetcher;
@@ -51,6 +52,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod usage;
+mod user;
 mod verbosity;
 mod volumes;
 mod watch;

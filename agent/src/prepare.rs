@@ -19,6 +19,7 @@ use crate::files::Phase;
 use crate::kind::{self, Format, WordsError};
 use crate::sandbox;
 use crate::store::{self, Pin};
+use crate::user::{Identity, UserError, user_of};
 use crate::volumes::{self, VolumeError};
 
 /// The limit by which a task asks to be metered.
@@ -46,6 +47,8 @@ pub(crate) enum PrepareError {
     NotWasm { name: String },
     #[error("the variable '{name}' refers to a secret, which this agent cannot resolve")]
     Secret { name: String },
+    #[error(transparent)]
+    User(#[from] UserError),
     #[error("{0}")]
     Compile(#[from] CompileError),
     #[error(transparent)]
@@ -85,6 +88,8 @@ pub(crate) struct Ready {
 #[derive(Debug, Clone)]
 pub(crate) struct Preparer {
     pub(crate) work_dir: PathBuf,
+    /// Whether what runs here is given to users of its own.
+    pub(crate) switch_user: bool,
     pub(crate) fetcher: Fetcher,
     pub(crate) compiler: Compiler,
     pub(crate) surroundings: Arc<Surroundings>,
@@ -177,11 +182,31 @@ impl CommandLine {
 
 impl Preparer {
     pub(crate) async fn prepare(&self, order: Order) -> Result<Ready, PrepareError> {
-        let outcome = self.attempt(&order).await;
+        let outcome = async { self.hand_over(&order, self.attempt(&order).await?).await }.await;
         if let Err(error) = &outcome {
             sandbox::complain(&self.work_dir.join(&order.sandbox), &error.to_string());
         }
         outcome
+    }
+
+    /// Makes a native task's directory its user's.
+    async fn hand_over(&self, order: &Order, mut ready: Ready) -> Result<Ready, PrepareError> {
+        if ready.plan.body() != launch_plan::Body::Native || !self.switch_user {
+            return Ok(ready);
+        }
+        let wasm = order
+            .info
+            .container
+            .as_ref()
+            .and_then(|one| one.wasm.as_ref());
+        let fallback = wasm.and_then(|wasm| wasm.fallback.as_ref());
+        let command = fallback.or(order.info.command.as_ref());
+        if let Some(user) = user_of(command, &order.framework) {
+            let identity = Identity::of(user)?;
+            identity.own(Path::new(&ready.plan.sandbox)).await?;
+            ready.plan.user = Some(user.to_owned());
+        }
+        Ok(ready)
     }
 
     async fn attempt(&self, order: &Order) -> Result<Ready, PrepareError> {
@@ -327,6 +352,7 @@ impl Preparer {
             metered: Some(metered),
             arguments,
             environment: variables(environment),
+            user: None,
             preopens: Vec::new(),
         };
         Ok(Ready {
@@ -730,6 +756,7 @@ mod tests {
         };
         let preparer = Preparer {
             work_dir: directory.path().to_path_buf(),
+            switch_user: false,
             fetcher: Fetcher::new(store("fetch"), Duration::from_secs(5), None).unwrap(),
             compiler: Compiler::new(program, store("compiled"), limits),
             surroundings: Arc::new(crate::testing::surroundings(directory.path())),

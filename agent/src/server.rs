@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::containers::Containers;
 use crate::containment::Layout;
 use crate::detect;
+use crate::disk;
 use crate::environment::Surroundings;
 use crate::executors::{Executors, Settings};
 use crate::fetcher::Fetcher;
@@ -162,6 +163,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     });
     let preparer = Preparer {
         work_dir: work_dir.clone(),
+        switch_user: config.switch_user && nix::unistd::geteuid().is_root(),
         fetcher: Fetcher::new(
             fetched,
             config.fetch_stall_timeout,
@@ -229,6 +231,10 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         backoff: config.registration_backoff_factor,
     };
     let link = tokio::spawn(keep_linked(link_settings, files, stop_link.clone()));
+    if config.enforce_container_disk_quota {
+        let interval = config.container_disk_watch_interval;
+        tokio::spawn(disk::watch(work_dir.clone(), interval, events.clone()));
+    }
     let owner = Owner::new(Parts {
         core,
         began,

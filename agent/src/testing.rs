@@ -324,7 +324,8 @@ pub(crate) fn site(events: mpsc::Sender<crate::owner::Event>) -> crate::site::Si
     let surroundings = Arc::new(surroundings(&work_dir));
     let preparer = Preparer {
         work_dir: work_dir.clone(),
-        fetcher: Fetcher::new(store("fetch"), Duration::from_secs(5)).unwrap(),
+        switch_user: false,
+        fetcher: Fetcher::new(store("fetch"), Duration::from_secs(5), None).unwrap(),
         compiler: Compiler::new("/bin/false".into(), store("compiled"), limits),
         surroundings: surroundings.clone(),
     };

@@ -196,6 +196,17 @@ pub(crate) struct Agent {
     /// How often it is looked whether a sandbox is to go
     #[arg(long, default_value = "1mins", value_parser = duration)]
     disk_watch_interval: Duration,
+    /// End tasks that have more on disk than they were given
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    enforce_container_disk_quota: bool,
+    /// How often that is measured
+    #[arg(long, default_value = "15secs", value_parser = duration)]
+    container_disk_watch_interval: Duration,
+    /// Run tasks and executors as the user of their command or framework, if this agent is root
+    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    switch_user: bool,
     /// Longest pause before the master is tried again for the first time; it doubles
     #[arg(long, default_value = "1secs", value_parser = duration)]
     registration_backoff_factor: Duration,
@@ -285,6 +296,9 @@ impl Agent {
             config.gc_delay = self.gc_delay;
             config.gc_disk_headroom = self.gc_disk_headroom;
             config.disk_watch_interval = self.disk_watch_interval;
+            config.enforce_container_disk_quota = self.enforce_container_disk_quota;
+            config.container_disk_watch_interval = self.container_disk_watch_interval;
+            config.switch_user = self.switch_user;
             config.registration_backoff_factor = self.registration_backoff_factor;
             config.keep_tasks_at_stop = self.keep_tasks;
             config.insecure = self.insecure;

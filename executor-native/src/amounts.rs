@@ -26,7 +26,10 @@ pub(crate) struct Limits {
     pub(crate) cpus: f64,
     /// What it may never exceed, in cpus.
     pub(crate) cpus_max: Option<f64>,
+    /// What its memory may never exceed.
     pub(crate) memory_bytes: Option<u64>,
+    /// What it may count on when memory is short, where it may have more than that.
+    pub(crate) memory_soft_bytes: Option<u64>,
 }
 
 impl Limits {
@@ -44,12 +47,14 @@ impl Limits {
                 .sum()
         };
         let limit = |name: &str| task.limits.get(name).map(|scalar| scalar.value);
-        let megabytes = limit("mem").unwrap_or_else(|| given("mem"));
+        let bytes = |megabytes: f64| {
+            (megabytes.is_finite() && megabytes > 0.0).then_some((megabytes * MIB) as u64)
+        };
         Self {
             cpus: given("cpus"),
             cpus_max: limit("cpus").filter(|cpus| cpus.is_finite() && *cpus > 0.0),
-            memory_bytes: (megabytes.is_finite() && megabytes > 0.0)
-                .then_some((megabytes * MIB) as u64),
+            memory_bytes: bytes(limit("mem").unwrap_or_else(|| given("mem"))),
+            memory_soft_bytes: limit("mem").and_then(|_| bytes(given("mem"))),
         }
     }
 
@@ -69,11 +74,18 @@ impl Limits {
         Some((quota.round() as i64).max(QUOTA_MIN_US))
     }
 
-    /// The memory limit as the kernel's files have it.
+    /// The memory limits as the kernel's files have them.
     pub(crate) fn memory(&self) -> Option<i64> {
-        self.memory_bytes
-            .map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX))
+        self.memory_bytes.map(saturated)
     }
+
+    pub(crate) fn memory_soft(&self) -> Option<i64> {
+        self.memory_soft_bytes.map(saturated)
+    }
+}
+
+fn saturated(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -108,7 +120,8 @@ mod tests {
             Limits {
                 cpus: 1.5,
                 cpus_max: None,
-                memory_bytes: Some(32 << 20)
+                memory_bytes: Some(32 << 20),
+                memory_soft_bytes: None,
             }
         );
         assert_eq!(
@@ -124,6 +137,7 @@ mod tests {
             &[("mem", 64.0), ("cpus", 2.5)],
         ));
         assert_eq!(limits.memory(), Some(64 << 20));
+        assert_eq!(limits.memory_soft(), Some(32 << 20));
         assert_eq!(limits.quota_us(), Some(250_000));
     }
 
@@ -143,6 +157,7 @@ mod tests {
             cpus: 0.0,
             cpus_max: Some(0.001),
             memory_bytes: None,
+            memory_soft_bytes: None,
         };
         assert_eq!(
             (little.shares(), little.weight(), little.quota_us()),
@@ -152,6 +167,7 @@ mod tests {
             cpus: 1_000.0,
             cpus_max: None,
             memory_bytes: Some(u64::MAX),
+            memory_soft_bytes: None,
         };
         assert_eq!((much.weight(), much.memory()), (10_000, Some(i64::MAX)));
     }

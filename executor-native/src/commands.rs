@@ -11,7 +11,6 @@ use tokio::sync::oneshot;
 use crate::Shared;
 use crate::group::Group;
 use crate::process::{self, Exit, Reaper, Start, StartError};
-use crate::task::native_command;
 use crate::verdict::Ending;
 
 pub(crate) struct Commands {
@@ -73,9 +72,7 @@ fn start(
                 .chain(variables_of(command))
                 .collect(),
             sandbox: Path::new(&plan.sandbox),
-            user: native_command(task)
-                .and_then(|command| command.user.as_deref())
-                .filter(|user| !user.is_empty()),
+            user: plan.user.as_deref(),
             doors: group.map(Group::doors).unwrap_or_default(),
         },
     )?;

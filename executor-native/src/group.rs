@@ -191,6 +191,9 @@ impl Group {
                 memory, cpu, pids, ..
             } => {
                 let memory = MemController::new(memory.join(&self.name), memory.clone(), false);
+                if let Some(bytes) = limits.memory_soft() {
+                    memory.set_soft_limit(bytes)?;
+                }
                 if let Some(bytes) = limits.memory() {
                     memory.set_limit(bytes)?;
                     // Else what does not fit is swapped out and the limit means little. Not every kernel accounts swap.
@@ -211,6 +214,9 @@ impl Group {
             Hierarchies::V2 { root } => {
                 let path = || root.join(&self.name);
                 let memory = MemController::new(path(), root.clone(), true);
+                if let Some(bytes) = limits.memory_soft() {
+                    write(&path().join("memory.low"), &bytes.to_string())?;
+                }
                 if let Some(bytes) = limits.memory() {
                     memory.set_limit(bytes)?;
                     if let Err(error) = memory.set_memswap_limit(0) {
@@ -422,6 +428,7 @@ mod tests {
         cpus: 2.0,
         cpus_max: Some(1.5),
         memory_bytes: Some(64 << 20),
+        memory_soft_bytes: Some(32 << 20),
     };
 
     fn read(directory: &Path, file: &str) -> String {
@@ -443,6 +450,7 @@ mod tests {
         fs::write(directory.join("cpu.max"), "max 100000\n").unwrap();
         let group = Group::create(&hierarchies, "parent/task".to_owned(), &LIMITS).unwrap();
         assert_eq!(read(&directory, "memory.max"), (64 << 20).to_string());
+        assert_eq!(read(&directory, "memory.low"), (32 << 20).to_string());
         assert_eq!(read(&directory, "memory.swap.max"), "0");
         assert_eq!(read(&directory, "cpu.weight"), "200");
         assert_eq!(read(&directory, "cpu.max"), "150000 100000");
@@ -468,6 +476,7 @@ mod tests {
             cpus: 1.0,
             cpus_max: None,
             memory_bytes: None,
+            memory_soft_bytes: None,
         };
         let group = Group::create(&hierarchies, "task".to_owned(), &limits).unwrap();
         assert_eq!(group.usage(), Usage::default());
@@ -543,6 +552,10 @@ mod tests {
         assert_eq!(
             read(&memory.join(&group), "memory.limit_in_bytes"),
             (64 << 20).to_string()
+        );
+        assert_eq!(
+            read(&memory.join(&group), "memory.soft_limit_in_bytes"),
+            (32 << 20).to_string()
         );
         assert_eq!(read(&cpu.join(&group), "cpu.shares"), "2048");
         assert_eq!(read(&cpu.join(&group), "cpu.cfs_quota_us"), "150000");

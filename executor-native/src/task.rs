@@ -364,9 +364,7 @@ fn start(shared: &Shared, task: &TaskInfo, limits: &Limits) -> Result<Running, L
                 .map(|set| (set.name.as_str(), set.value()))
                 .collect(),
             sandbox,
-            user: command
-                .and_then(|command| command.user.as_deref())
-                .filter(|user| !user.is_empty()),
+            user: plan.user.as_deref(),
             doors: group.as_ref().map(Group::doors).unwrap_or_default(),
         },
     );
@@ -399,7 +397,7 @@ fn make_group(
 }
 
 /// The command the native body comes from: of a task that could also run as wasm, the fallback.
-pub(crate) fn native_command(task: &TaskInfo) -> Option<&CommandInfo> {
+fn native_command(task: &TaskInfo) -> Option<&CommandInfo> {
     let wasm = task
         .container
         .as_ref()

@@ -418,7 +418,7 @@ async fn a_user_nobody_knows_fails_the_task() {
     }
     let mut agent = Agent::start(None).await;
     let mut task = agent.shell("true");
-    task.command.as_mut().unwrap().user = Some("no-such-user-here".to_owned());
+    task.plan.as_mut().unwrap().user = Some("no-such-user-here".to_owned());
     agent.launch(task);
     agent.expect(TaskState::TaskStarting).await;
     let failed = agent.expect(TaskState::TaskFailed).await;
@@ -439,7 +439,7 @@ async fn a_task_becomes_the_user_it_names_with_that_users_groups_alone() {
     let test = "a_task_becomes_the_user_it_names_with_that_users_groups_alone";
     let mut agent = Agent::start(cgroup(test)).await;
     let mut task = agent.shell("id -u; id -G; touch mine && stat -c %u mine");
-    task.command.as_mut().unwrap().user = Some("nobody".to_owned());
+    task.plan.as_mut().unwrap().user = Some("nobody".to_owned());
     agent.run(task).await;
     agent.expect(TaskState::TaskFinished).await;
     let text = fs::read_to_string(agent.file("stdout")).unwrap();

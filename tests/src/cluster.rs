@@ -134,6 +134,22 @@ impl Process {
         *self = Self::start(self.words.clone(), &self.log);
     }
 
+    /// Starts it again with some flags set otherwise or anew. A flag without a value stands alone.
+    pub fn start_again_with(&mut self, flags: &[(&str, &str)]) {
+        for (name, value) in flags {
+            match self.words.iter().position(|word| word == name) {
+                Some(at) => self.words[at + 1] = (*value).to_owned(),
+                None => self.words.extend(
+                    [*name, *value]
+                        .into_iter()
+                        .filter(|word| !word.is_empty())
+                        .map(str::to_owned),
+                ),
+            }
+        }
+        self.start_again();
+    }
+
     fn terminate(&mut self) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);

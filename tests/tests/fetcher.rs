@@ -1,4 +1,9 @@
 //! What tasks fetch: once however many ask, again when it is gone, and with a sentence when it cannot be had.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "all of this file is test code"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

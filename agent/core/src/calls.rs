@@ -117,7 +117,11 @@ impl Core {
         let held = self.frameworks.get(&framework);
         let held = held.ok_or_else(|| unknown("Framework"))?;
         let executor = ExecutorId::from(call.executor_id.value.as_str());
-        let known = held.executors.get(&executor);
+        // One that was not started yet cannot be who calls.
+        let known = held
+            .executors
+            .get(&executor)
+            .filter(|executor| !matches!(executor.stage, Stage::Created | Stage::Saving { .. }));
         let known = known.ok_or_else(|| unknown("Executor"))?;
         let proven = match token {
             Some(token) => equal_in_constant_time(token.as_bytes(), known.token.as_bytes()),

@@ -87,7 +87,7 @@ pub enum Effect {
         token: String,
         resources: Resources,
     },
-    /// The executor's tasks now hold this much together.
+    /// The executor's tasks now hold this much together, or may rise to it.
     ResizeExecutor {
         executor: ExecutorRef,
         resources: Resources,

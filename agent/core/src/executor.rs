@@ -9,6 +9,7 @@ use tepui_model::{ContainerId, ExecutorId, Resources, TaskId};
 
 use crate::effect::ExecutorKind;
 use crate::input::{ConnectionKey, ExecutorRef, Limitation, SaveKey};
+use crate::task::Task;
 use crate::view::ExecutorView;
 
 /// The executor of a framework's wasm tasks.
@@ -106,6 +107,8 @@ pub(crate) struct Executor {
     pub(crate) pid: Option<u32>,
     /// Its own and those of its live tasks.
     pub(crate) resources: Resources,
+    /// The same with the limits of tasks that may rise above what they were given.
+    pub(crate) bounds: Resources,
     pub(crate) stage: Stage,
     pub(crate) live: BTreeSet<TaskId>,
     /// Those of its tasks it has yet to be given, in order.
@@ -116,6 +119,16 @@ pub(crate) struct Executor {
 }
 
 impl Executor {
+    pub(crate) fn take(&mut self, task: &Task) {
+        self.resources.add(&task.resources);
+        self.bounds.add(&task.bounds);
+    }
+
+    pub(crate) fn give_back(&mut self, task: &Task) {
+        self.resources.subtract(&task.resources);
+        self.bounds.subtract(&task.bounds);
+    }
+
     pub(crate) fn connection(&self) -> Option<ConnectionKey> {
         match self.stage {
             Stage::Running { connection } => Some(connection),

@@ -41,6 +41,7 @@ impl Core {
             sandbox,
             token,
             pid: None,
+            bounds: own.clone(),
             resources: own,
             stage: Stage::Created,
             live: BTreeSet::new(),
@@ -145,7 +146,7 @@ impl Core {
             sandbox: executor.sandbox.clone(),
             container_id: executor.container_id.clone(),
             token: executor.token.clone(),
-            resources: executor.resources.clone(),
+            resources: executor.bounds.clone(),
         });
     }
 
@@ -198,7 +199,7 @@ impl Core {
             return;
         };
         if executor.has_process() {
-            let resources = executor.resources.clone();
+            let resources = executor.bounds.clone();
             self.effects.push(Effect::ResizeExecutor {
                 executor: reference.clone(),
                 resources,
@@ -355,9 +356,6 @@ impl Core {
         if let Some(connection) = executor.connection() {
             self.close_connection(connection);
         }
-        if executor.recorded {
-            self.remove_record(&Path::Executor(reference.clone()));
-        }
         self.count("slave/executors_terminated");
         self.past.executor_ended(executor.view(reference.clone()));
         let ended = match limitation {
@@ -389,6 +387,10 @@ impl Core {
                 let limited = self.task(&reference).and_then(|task| task.limited.clone());
                 self.end_task_because(&reference, limited.as_ref().unwrap_or(&cause));
             }
+        }
+        // After how its tasks ended: without it they would count as never told to anybody.
+        if executor.recorded {
+            self.remove_record(&Path::Executor(reference.clone()));
         }
         self.effects.push(Effect::DiscardSandbox {
             sandbox: executor.sandbox,

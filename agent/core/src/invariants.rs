@@ -33,7 +33,7 @@ impl Core {
                     framework: framework_id.clone(),
                     executor: id.clone(),
                 };
-                let mut held = Resources::new();
+                let (mut held, mut bounds) = (Resources::new(), Resources::new());
                 for task_id in &executor.live {
                     let task = framework
                         .tasks
@@ -50,6 +50,7 @@ impl Core {
                         "{task_id} counts with another's tasks"
                     );
                     held.add(&task.resources);
+                    bounds.add(&task.bounds);
                 }
                 for task_id in &executor.queue {
                     let task = framework.tasks.get(task_id).expect("a queued task exists");
@@ -61,6 +62,7 @@ impl Core {
                 }
                 if executor.kind.is_built_in() && !framework.terminating {
                     assert_eq!(executor.resources, held, "what {reference} holds");
+                    assert_eq!(executor.bounds, bounds, "what {reference} may rise to");
                 }
                 if let Some(connection) = executor.connection() {
                     assert_eq!(

@@ -436,7 +436,7 @@ impl Core {
         };
         task.executor = Some(executor.executor.clone());
         held.live.insert(reference.task.clone());
-        held.resources.add(&task.resources);
+        held.take(task);
         self.disarm_idle(executor);
         self.begin_executor(executor);
         match checkpoint {

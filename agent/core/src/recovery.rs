@@ -220,7 +220,7 @@ impl Core {
                 if let Some(executor) = framework.executors.get_mut(&executor) {
                     executor.received = true;
                     executor.live.insert(reference.task.clone());
-                    executor.resources.add(&task.resources);
+                    executor.take(&task);
                 }
                 let told = task.told_executor.as_ref();
                 let pod = told.map(|told| ExecutorId::from(told.value.as_str()));
@@ -359,6 +359,7 @@ fn recovered_executor(record: ExecutorRecord, path: &Path) -> Result<Executor, R
         sandbox: record.sandbox,
         token: record.token,
         pid: record.pid,
+        bounds: own.clone(),
         resources: own,
         stage: Stage::Reconnecting,
         live: BTreeSet::new(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tepui_api::v1;
-use tepui_model::{ContainerId, ExecutorId, Resources};
+use tepui_model::{ContainerId, ExecutorId, Milli, Resource, Resources};
 
 use crate::effect::ExecutorKind;
 use crate::executor::Cause;
@@ -39,6 +39,8 @@ pub(crate) struct Kill {
 pub(crate) struct Task {
     pub(crate) info: Arc<v1::TaskInfo>,
     pub(crate) resources: Resources,
+    /// What it may rise to.
+    pub(crate) bounds: Resources,
     pub(crate) container_id: ContainerId,
     pub(crate) sandbox: String,
     /// Who runs it, from the moment that is decided.
@@ -62,11 +64,26 @@ pub(crate) struct Task {
     pub(crate) recorded: bool,
 }
 
+/// More memory than any machine has, in MB, and little enough to be added up.
+const UNBOUNDED_MB: f64 = (1_u64 << 32) as f64;
+
+/// How far the task may rise above the memory it was given.
+fn memory_beyond(info: &v1::TaskInfo, resources: &Resources) -> Option<Milli> {
+    let limit = info.limits.get("mem")?.value.min(UNBOUNDED_MB);
+    let beyond = limit - resources.mem().to_f64();
+    (beyond > 0.0).then_some(Milli((beyond * 1000.0) as i64))
+}
+
 impl Task {
     pub(crate) fn new(info: Arc<v1::TaskInfo>, resources: Resources) -> Self {
+        let mut bounds = resources.clone();
+        if let Some(beyond) = memory_beyond(&info, &resources) {
+            bounds.add_resource(Resource::scalar("mem", beyond));
+        }
         Self {
             info,
             resources,
+            bounds,
             container_id: ContainerId::from(""),
             sandbox: String::new(),
             executor: None,

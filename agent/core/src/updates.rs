@@ -146,7 +146,7 @@ impl Core {
             if let Some(executor) = framework.executors.get_mut(&id) {
                 executor.live.remove(&reference.task);
                 executor.queue.retain(|queued| *queued != reference.task);
-                executor.resources.subtract(&task.resources);
+                executor.give_back(task);
             }
             let executor = ExecutorRef {
                 framework: reference.framework.clone(),

@@ -262,7 +262,7 @@ async fn start_undisturbed(
         .current_dir(home.path())
         .env_clear()
         .envs(environment);
-    set_apart(&mut process, joins);
+    set_apart(&mut process, joins, None);
     let mut output = Some(stdout);
     match &terminal {
         Some(terminal) => {

@@ -3,7 +3,7 @@
 use tepui_api::ext::launch_plan::Body;
 use tepui_api::v1::executor::event;
 use tepui_api::v1::task_status::{Reason, Source};
-use tepui_api::v1::{self, TaskState};
+use tepui_api::v1::{self, TaskState, value};
 
 use super::harness::*;
 use crate::{Effect, Input, Limitation, TaskRef};
@@ -105,4 +105,26 @@ fn an_executor_over_its_limit_goes_with_all_its_tasks_and_its_directory() {
     let effects = agent.exited(&executor);
     assert_limited(&the_update(&effects).status);
     assert!(discarded(&effects)[0].contains("/executors/mine/runs/"));
+}
+
+#[test]
+fn an_executor_has_room_for_what_its_tasks_may_rise_to() {
+    let mut agent = Agent::registered();
+    let (_, executor, _) = agent.run(&aware("F"), "a");
+    let mut rising = task_info("b");
+    rising
+        .limits
+        .insert("mem".into(), value::Scalar { value: 64.0 });
+    agent.launch(&aware("F"), vec![rising]);
+    let effects = agent.prepared(&task_ref("F", "b"), Body::Wasm);
+    assert_eq!(sizes(&effects), ["2 96"], "32 given and 64 to rise to");
+    let mut endless = task_info("c");
+    let infinity = f64::INFINITY;
+    endless
+        .limits
+        .insert("mem".into(), value::Scalar { value: infinity });
+    agent.launch(&aware("F"), vec![endless]);
+    agent.prepared(&task_ref("F", "c"), Body::Wasm);
+    let effects = agent.update(&executor, &task_ref("F", "c"), TaskState::TaskFinished);
+    assert_eq!(sizes(&effects), ["2 96"], "as if it had never been");
 }

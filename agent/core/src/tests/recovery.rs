@@ -43,6 +43,20 @@ fn nothing_reaches_an_executor_before_the_task_is_on_disk() {
 }
 
 #[test]
+fn nobody_subscribes_for_an_executor_that_is_not_on_disk() {
+    let mut agent = Agent::registered();
+    agent.hold_saves = true;
+    let executor = executor_ref("F", "mine");
+    agent.launch(&checkpointing("F"), vec![custom_task("a", "mine")]);
+    let (_, effects) = agent.subscribe(&executor);
+    assert_eq!(answer(&effects), (400, "Executor cannot be found".into()));
+    while !agent.held.is_empty() {
+        agent.release();
+    }
+    assert!(agent.tokens.contains_key(&executor), "it was started");
+}
+
+#[test]
 fn tasks_and_executors_survive_a_restart_of_the_agent() {
     let mut agent = Agent::registered();
     let (task, executor, _) = agent.run(&checkpointing("F"), "a");

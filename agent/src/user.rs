@@ -1,0 +1,128 @@
+//! As whom tasks and executors run, where the agent is root and its operator lets them have users of their own.
+
+use std::ffi::CString;
+use std::io;
+use std::os::unix::fs::lchown;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::unistd::{Gid, Uid, User, getgrouplist};
+use tepui_api::v1;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UserError {
+    #[error("the user '{name}' does not exist on this agent")]
+    Unknown { name: String },
+    #[error("the user '{name}' cannot be looked up: {cause}")]
+    LookUp { name: String, cause: Errno },
+    #[error("the sandbox cannot be given to its user: {0}")]
+    Give(String),
+}
+
+/// A user other than root, with their groups.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    user: Uid,
+    group: Gid,
+    groups: Vec<libc::gid_t>,
+}
+
+/// The user a command names, or else its framework. None for root, which is what a root agent's children are anyway.
+pub(crate) fn user_of<'a>(
+    command: Option<&'a v1::CommandInfo>,
+    framework: &'a v1::FrameworkInfo,
+) -> Option<&'a str> {
+    let of_command = command.and_then(|command| command.user.as_deref());
+    of_command
+        .filter(|user| !user.is_empty())
+        .or(Some(framework.user.as_str()))
+        .filter(|user| !user.is_empty() && *user != "root")
+}
+
+impl Identity {
+    pub(crate) fn of(name: &str) -> Result<Self, UserError> {
+        let failed = |cause| UserError::LookUp {
+            name: name.to_owned(),
+            cause,
+        };
+        let user = User::from_name(name).map_err(failed)?;
+        let user = user.ok_or_else(|| UserError::Unknown {
+            name: name.to_owned(),
+        })?;
+        let c_name = CString::new(name).map_err(|_| failed(Errno::EINVAL))?;
+        let groups = getgrouplist(&c_name, user.gid).map_err(failed)?;
+        Ok(Self {
+            user: user.uid,
+            group: user.gid,
+            groups: groups.into_iter().map(Gid::as_raw).collect(),
+        })
+    }
+
+    /// Gives them a directory and all that is in it: links themselves, and not what they point at.
+    pub(crate) async fn own(&self, directory: &Path) -> Result<(), UserError> {
+        let (user, group) = (self.user.as_raw(), self.group.as_raw());
+        let directory = directory.to_path_buf();
+        let given = tokio::task::spawn_blocking(move || give(directory, user, group)).await;
+        match given {
+            Ok(given) => given.map_err(|error| UserError::Give(error.to_string())),
+            Err(error) => Err(UserError::Give(error.to_string())),
+        }
+    }
+
+    /// Makes the calling process theirs, for good. Async-signal-safe.
+    pub(crate) fn assume(&self) -> io::Result<()> {
+        // SAFETY: the list is as long as it says.
+        if unsafe { libc::setgroups(self.groups.len(), self.groups.as_ptr()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        nix::unistd::setresgid(self.group, self.group, self.group)?;
+        nix::unistd::setresuid(self.user, self.user, self.user)?;
+        Ok(())
+    }
+}
+
+/// Nobody else is in the directory yet, so nothing changes while this walks through it.
+fn give(directory: PathBuf, user: u32, group: u32) -> io::Result<()> {
+    lchown(&directory, Some(user), Some(group))?;
+    let mut directories = vec![directory];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory)? {
+            let entry = entry?;
+            lchown(entry.path(), Some(user), Some(group))?;
+            if entry.file_type()?.is_dir() {
+                directories.push(entry.path());
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_user_goes_before_the_frameworks_and_root_is_nobody_to_become() {
+        let user = |of_command: &str, of_framework: &str| {
+            let command = v1::CommandInfo {
+                user: Some(of_command.to_owned()),
+                ..Default::default()
+            };
+            let framework = v1::FrameworkInfo {
+                user: of_framework.to_owned(),
+                ..Default::default()
+            };
+            user_of(Some(&command), &framework).map(str::to_owned)
+        };
+        assert_eq!(user("ann", "bob").as_deref(), Some("ann"));
+        assert_eq!(user("", "bob").as_deref(), Some("bob"));
+        assert_eq!(user("root", "bob"), None);
+        assert_eq!(user("", ""), None);
+    }
+
+    #[test]
+    fn a_user_nobody_knows_is_named() {
+        let error = Identity::of("nobody-of-that-name").unwrap_err();
+        assert!(error.to_string().contains("'nobody-of-that-name'"));
+    }
+}
