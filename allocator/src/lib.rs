@@ -11,6 +11,7 @@ mod agents;
 mod allocator;
 mod config;
 mod constraints;
+mod copies;
 mod framework;
 mod holding;
 mod invariants;

@@ -3,12 +3,16 @@
 
 mod attribute;
 mod id;
+mod operation;
 mod resource_in;
 mod resource_out;
 mod value;
 
 pub use attribute::{
     attribute_from_wire, attribute_to_wire, attributes_from_wire, attributes_to_wire,
+};
+pub use operation::{
+    OperationError, change_from_wire, operation_resources, operation_resources_mut,
 };
 pub use resource_in::{resource_from_wire, resources_from_wire};
 pub use resource_out::{ResourceFormat, resource_to_wire, resources_to_wire};

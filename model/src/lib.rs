@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod amount;
+pub mod conversion;
 pub mod ids;
 pub mod parse;
 pub mod quantities;
@@ -17,6 +18,7 @@ pub mod size;
 pub mod time;
 
 pub use amount::{AmountError, Milli};
+pub use conversion::{Change, Conversion};
 pub use ids::{
     AgentId, ContainerId, ExecutorId, FrameworkId, IdError, OfferId, TaskId, check_container_id,
     check_id,
