@@ -7,7 +7,7 @@ use tepui_api::link::{self, to_agent};
 use tepui_api::v1::offer::{Operation, operation};
 use tepui_api::v1::scheduler::call;
 use tepui_api::v1::{self, TaskState, task_status::Reason};
-use tepui_model::{ExecutorId, Resources, Role, TaskId};
+use tepui_model::{ExecutorId, Resources, Role, TaskId, Tick};
 
 use crate::authorize::user_of;
 use crate::core::Core;
@@ -56,6 +56,21 @@ pub(crate) struct Accepted {
     pub(crate) role: Role,
     /// What no operation has used yet.
     pub(crate) left: Resources,
+    /// One copy of each shared resource: however many tasks use it, it is there for another.
+    pub(crate) shared: Resources,
+    /// Resized volumes: they can be used once they are offered again.
+    pub(crate) aside: Resources,
+    /// All that was offered, to know what was made since.
+    offered: Resources,
+}
+
+impl Accepted {
+    /// What a task may draw on.
+    pub(crate) fn available(&self) -> Resources {
+        let mut available = self.left.clone();
+        available.add(&self.shared.shared_missing_from(&self.left));
+        available
+    }
 }
 
 impl Core {
@@ -94,24 +109,58 @@ impl Core {
                         agent,
                         role,
                         left: offer.resources.clone(),
+                        shared: Resources::new(),
+                        aside: Resources::new(),
+                        offered: Resources::new(),
                     });
                 }
             }
         }
         let Some(mut accepted) = accepted else { return };
+        self.drop_surplus_copies(&mut accepted);
         for operation in operations {
             self.perform(&mut accepted, operation);
         }
-        if !accepted.left.is_empty() {
-            let refuse_until = self.refuse_until(filters.as_ref());
-            let Accepted {
-                framework,
-                agent,
-                role,
-                left,
-            } = accepted;
+        self.give_back(accepted, filters.as_ref());
+    }
+
+    /// Several offers may have held the same shared resource. One copy lasts for all tasks.
+    fn drop_surplus_copies(&mut self, accepted: &mut Accepted) {
+        let surplus = accepted.left.surplus_copies();
+        accepted.left.subtract(&surplus);
+        self.recover(accepted, &surplus, None);
+        accepted.shared = accepted.left.shared();
+        accepted.offered = accepted.left.clone();
+    }
+
+    fn recover(&mut self, accepted: &Accepted, resources: &Resources, refuse: Option<Tick>) {
+        if !resources.is_empty() {
+            let (agent, framework) = (accepted.agent.into(), accepted.framework.into());
             self.allocator
-                .recover(agent.into(), framework.into(), &role, &left, refuse_until);
+                .recover(agent, framework, &accepted.role, resources, refuse);
+        }
+    }
+
+    /// What was offered and not used is declined; what was made of it is offered again at once.
+    fn give_back(&mut self, mut accepted: Accepted, filters: Option<&v1::Filters>) {
+        let mut made = accepted.left.saturating_subtract(&accepted.offered);
+        accepted.left.subtract(&made);
+        made.add(&accepted.aside);
+        let refuse_until = self.refuse_until(filters);
+        self.recover(&accepted, &accepted.left, refuse_until);
+        self.recover(&accepted, &made, None);
+    }
+
+    /// A task has left so much of [`Accepted::available`].
+    pub(crate) fn draw(&mut self, accepted: &mut Accepted, mut left: Resources) {
+        let lent = accepted.shared.shared_missing_from(&accepted.left);
+        let copies = lent.filter(|resource| !left.contains_resource(resource));
+        left.subtract(&lent);
+        accepted.left = left;
+        if !copies.is_empty() {
+            let (agent, framework) = (accepted.agent.into(), accepted.framework.into());
+            self.allocator
+                .hold_copies(agent, framework, &accepted.role, &copies);
         }
     }
 
@@ -230,12 +279,15 @@ impl Core {
                     self.launch_group(accepted, group);
                 }
             }
-            operation_type => {
-                let message = format!(
-                    "The operation {} is not supported yet",
-                    operation_type.as_str_name()
-                );
-                self.fail_operation(accepted.framework, Some(accepted.agent), operation, message);
+            _ => {
+                let mut operation = operation;
+                let (framework, agent) = (accepted.framework, accepted.agent);
+                match self.change_offered(accepted, &mut operation) {
+                    Ok(()) => self.start_operation(agent, Some(framework), operation),
+                    Err(invalid) => {
+                        self.fail_operation(framework, Some(agent), operation, invalid.to_string());
+                    }
+                }
             }
         }
     }
@@ -352,11 +404,12 @@ impl Core {
         let running = named
             .as_ref()
             .and_then(|executor| self.find_executor(agent, framework, executor));
+        let available = accepted.available();
         let place = Place {
             framework: framework_record.id.as_str(),
             agent: agent_record.id.as_str(),
             role: &accepted.role,
-            available: &accepted.left,
+            available: &available,
             id_in_use: self.find_task(framework, id).is_some()
                 || framework_record.unreachable_tasks.contains_key(id),
             executor: running.map(|executor| &*executor.info),
@@ -398,7 +451,7 @@ impl Core {
             charged: false,
             forwarded_uuid: None,
         });
-        accepted.left = launchable.left;
+        self.draw(accepted, launchable.left);
         Ok(new_executor)
     }
 }

@@ -36,6 +36,7 @@ impl Core {
             }
             to_master::Body::ExecutorExited(exited) => self.on_executor_exited(agent, &exited),
             to_master::Body::Message(message) => self.on_executor_message(agent, message),
+            to_master::Body::OperationUpdate(update) => self.on_operation_update(agent, update),
             to_master::Body::Register(_) | to_master::Body::FileChunk(_) => {}
         }
     }

@@ -243,7 +243,7 @@ impl Core {
 }
 
 /// The role the resource is reserved to, in either format.
-fn role(resource: &v1::Resource) -> Option<&str> {
+pub(crate) fn role(resource: &v1::Resource) -> Option<&str> {
     match resource.reservations.last() {
         Some(reservation) => reservation.role.as_deref(),
         None => resource.role.as_deref(),

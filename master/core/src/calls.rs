@@ -228,8 +228,10 @@ impl Core {
                 let (ids, filters) = (decline.inverse_offer_ids, decline.filters.as_ref());
                 self.answer_inverse_offers(framework, &ids, Status::Decline, filters);
             }
-            // There are no operations under way yet, so this can only name what is long gone.
-            call::Type::AcknowledgeOperationStatus => {}
+            call::Type::AcknowledgeOperationStatus => {
+                let acknowledge = call.acknowledge_operation_status.unwrap_or_default();
+                self.acknowledge_operation(framework, &acknowledge);
+            }
             call::Type::Unknown
             | call::Type::Subscribe
             | call::Type::Teardown

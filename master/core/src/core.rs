@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tepui_allocator::{Allocator, Quota};
 use tepui_api::link;
 use tepui_api::v1::{self, scheduler};
@@ -15,7 +16,7 @@ use crate::framework_info::Capabilities;
 use crate::history::History;
 use crate::input::{Input, LinkKey, PersistKey, RequestKey, StreamKey};
 use crate::inverse_offers::InverseOffers;
-use crate::keys::{AgentKey, ExecutorKey, FrameworkKey, OfferKey, TaskKey};
+use crate::keys::{AgentKey, ExecutorKey, FrameworkKey, OfferKey, OperationKey, TaskKey};
 use crate::maintenance::Maintenance;
 use crate::management::{Change, Management};
 use crate::metrics::Metrics;
@@ -25,8 +26,8 @@ use crate::register::Registering;
 use crate::slab::Slab;
 use crate::subscribe::{Subscribing, UpdatingFramework};
 use crate::view::{
-    AgentRecord, AwayAgent, Deactivation, ExecutorRecord, FrameworkRecord, OfferRecord, RoleRecord,
-    TaskRecord, View,
+    AgentRecord, AwayAgent, Deactivation, ExecutorRecord, FrameworkRecord, OfferRecord,
+    OperationRecord, RoleRecord, TaskRecord, View,
 };
 
 /// The master's whole state. One owner hands it every input in turn.
@@ -83,6 +84,8 @@ pub struct Core {
     /// By the number in their id.
     pub(crate) offer_by_number: BTreeMap<u64, OfferKey>,
     pub(crate) offer_states: BTreeMap<OfferKey, OfferState>,
+    pub(crate) operations: Slab<OperationKey, OperationRecord>,
+    pub(crate) operation_by_uuid: BTreeMap<Bytes, OperationKey>,
 
     pub(crate) weights: BTreeMap<Role, f64>,
     /// Somebody wants to hear of what happens.
@@ -97,6 +100,7 @@ pub(crate) struct Minted {
     pub(crate) agents: u64,
     pub(crate) frameworks: u64,
     pub(crate) offers: u64,
+    pub(crate) operations: u64,
     pub(crate) writes: u64,
 }
 
@@ -108,6 +112,7 @@ pub(crate) struct AgentState {
     pub(crate) tasks: BTreeSet<TaskKey>,
     pub(crate) executors: BTreeMap<(FrameworkKey, ExecutorId), ExecutorKey>,
     pub(crate) offers: BTreeSet<OfferKey>,
+    pub(crate) operations: BTreeSet<OperationKey>,
     /// Kills asked for while the agent was away.
     pub(crate) kills: BTreeMap<(FrameworkKey, TaskId), Option<v1::KillPolicy>>,
     pub(crate) ping_sequence: u64,
@@ -124,6 +129,8 @@ pub(crate) struct FrameworkState {
     pub(crate) tasks: BTreeMap<TaskId, TaskKey>,
     pub(crate) executors: BTreeSet<ExecutorKey>,
     pub(crate) offers: BTreeSet<OfferKey>,
+    /// Those it gave an id, by that.
+    pub(crate) operations: BTreeMap<String, OperationKey>,
     /// Oldest first.
     pub(crate) unreachable_order: VecDeque<TaskId>,
     /// When it is removed if its scheduler does not come back.
@@ -274,6 +281,7 @@ impl Core {
             tasks: self.tasks.snapshot(),
             executors: self.executors.snapshot(),
             offers: self.offers.snapshot(),
+            operations: self.operations.snapshot(),
             roles,
             quotas: self.quotas.clone(),
             counters: self.counters(),

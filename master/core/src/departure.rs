@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tepui_api::link::{self, to_agent};
 use tepui_api::registry;
-use tepui_api::v1::{self, TaskState, task_status::Reason};
+use tepui_api::v1::{self, OperationState, TaskState, task_status::Reason};
 use tepui_model::{AgentId, TaskId, Tick};
 
 use crate::agents::{agent_key, agent_record};
@@ -320,6 +320,15 @@ impl Core {
         {
             self.remove_executor(executor);
         }
+        let (state, message) = match departure {
+            Departure::Unreachable { .. } => (
+                OperationState::OperationUnreachable,
+                "The agent is unreachable",
+            ),
+            Departure::Gone => (OperationState::OperationGoneByOperator, GONE),
+            Departure::Removed { message } => (OperationState::OperationUnknown, message),
+        };
+        self.part_with_operations(agent, state, message);
         self.allocator.remove_agent(agent.into());
         self.agent_states.remove(&agent);
         if let Some(record) = self.agents.remove(agent) {

@@ -17,6 +17,7 @@ impl Core {
         self.check_connections();
         self.check_held();
         self.check_management();
+        self.check_operations();
         self.allocator.check_invariants();
     }
 
@@ -86,6 +87,41 @@ impl Core {
             assert_eq!(
                 reckoned, resources,
                 "what {framework:?} holds as {role} on {agent:?}"
+            );
+        }
+    }
+
+    fn check_operations(&self) {
+        for (key, operation) in self.operations.iter() {
+            let uuid = &operation.wire.uuid.value;
+            assert_eq!(self.operation_by_uuid.get(uuid), Some(&key), "{uuid:?}");
+            assert!(
+                self.agent_states[&operation.agent]
+                    .operations
+                    .contains(&key),
+                "its agent does not list operation {uuid:?}"
+            );
+            let Some(framework) = operation.framework else {
+                continue;
+            };
+            if let Some(id) = &operation.wire.info.id {
+                let found = self.find_operation(framework, &id.value);
+                assert_eq!(found, Some(key), "operation {}", id.value);
+            }
+            assert!(
+                operation.is_pending() || operation.wire.info.id.is_some(),
+                "nobody will acknowledge operation {uuid:?}"
+            );
+        }
+        let all = self.operations.len();
+        let of_agents = self.agent_states.values();
+        let of_agents: usize = of_agents.map(|state| state.operations.len()).sum();
+        assert_eq!((self.operation_by_uuid.len(), of_agents), (all, all));
+        let of_frameworks = self.framework_states.values();
+        for id in of_frameworks.flat_map(|state| state.operations.values()) {
+            assert!(
+                self.operations.get(*id).is_some(),
+                "an operation that is gone is listed"
             );
         }
     }
@@ -242,15 +278,22 @@ impl Core {
             assert_eq!(agent.offered, offered, "offered of agent {}", agent.id);
             if !offered.is_empty() {
                 // An agent that came back with less than its tasks use has nothing to offer, so this always holds.
-                let mut both = offered;
-                both.add(&agent.used);
+                let whole = |resources: &Resources| resources.filter(|resource| !resource.shared);
+                let free = whole(&agent.total).saturating_subtract(&agent.used);
                 assert!(
-                    agent.total.contains(&both),
-                    "agent {} has {}, not {both}",
+                    free.contains(&whole(&offered))
+                        && offered
+                            .shared()
+                            .iter()
+                            .all(|resource| agent.total.contains_resource(resource)),
+                    "agent {} has {}, uses {} and cannot offer {offered}",
                     agent.id,
-                    agent.total
+                    agent.total,
+                    agent.used
                 );
             }
+            let reckoned = self.allocator.total(key.into());
+            assert_eq!(reckoned, agent.total, "total of agent {}", agent.id);
             assert_eq!(
                 agent.tasks,
                 self.agent_states[&key].tasks.len(),

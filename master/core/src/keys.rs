@@ -44,3 +44,7 @@ key!(
     /// An executor in the master's table.
     ExecutorKey
 );
+key!(
+    /// An operation in the master's table. Given out again once its last status was acknowledged.
+    OperationKey
+);

@@ -87,12 +87,13 @@ impl Core {
         let framework_record = &self.frameworks[framework];
         let id = ExecutorId::from(executor.executor_id.value.as_str());
         let running = self.find_executor(agent, framework, &id);
+        let available = accepted.available();
         let place = GroupPlace {
             place: Place {
                 framework: framework_record.id.as_str(),
                 agent: self.agents[agent].id.as_str(),
                 role: &accepted.role,
-                available: &accepted.left,
+                available: &available,
                 id_in_use: false,
                 executor: running.map(|executor| &*executor.info),
             },
@@ -167,7 +168,7 @@ impl Core {
                 forwarded_uuid: None,
             });
         }
-        accepted.left = launchable.left;
+        self.draw(accepted, launchable.left);
         let launch = link::Launch {
             framework: v1::FrameworkInfo::clone(&info),
             tasks,

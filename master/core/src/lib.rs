@@ -14,6 +14,7 @@ mod accept;
 mod agents;
 mod authorize;
 mod calls;
+mod change;
 mod config;
 mod core;
 mod departure;
@@ -31,6 +32,7 @@ mod management;
 mod messages;
 mod metrics;
 mod offers;
+mod operations;
 mod operator;
 mod quota;
 mod reconcile;
@@ -44,6 +46,7 @@ mod terms;
 mod updates;
 mod validate;
 mod validate_group;
+mod validate_operation;
 mod view;
 mod visible;
 mod wire;
@@ -57,13 +60,13 @@ pub use crate::effect::{Answer, Effect, RegistryOperation};
 pub use crate::happenings::Happening;
 pub use crate::history::History;
 pub use crate::input::{Input, LinkKey, PersistKey, RequestKey, StreamKey};
-pub use crate::keys::{AgentKey, ExecutorKey, FrameworkKey, Key, OfferKey, TaskKey};
+pub use crate::keys::{AgentKey, ExecutorKey, FrameworkKey, Key, OfferKey, OperationKey, TaskKey};
 pub use crate::metrics::{FrameworkMetrics, METRICS, Metric, TASK_STATES, Tally};
 pub use crate::quota::to_config as quota_config;
 pub use crate::recover::RecoverError;
 pub use crate::slab::Table;
 pub use crate::view::{
     AgentRecord, AwayAgent, Deactivation, Drain, ExecutorRecord, FrameworkRecord, OfferRecord,
-    RoleRecord, TaskRecord, View,
+    OperationRecord, RoleRecord, TaskRecord, View,
 };
 pub use tepui_allocator::Quota;

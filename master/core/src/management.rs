@@ -260,6 +260,7 @@ impl Core {
                 let agent = *self.agent_by_id.get(id)?;
                 let idle = self.agents[agent].connected
                     && self.is_idle(agent)
+                    && self.agent_states[&agent].operations.is_empty()
                     && !self.marking.contains_key(id)
                     && (config.mark_gone() || !self.management.under_way);
                 idle.then(|| (id.clone(), deactivation.clone()))

@@ -5,6 +5,7 @@ use tepui_api::v1::master::{Call, call};
 use tepui_model::{Role, RoleError};
 
 use crate::authorize::Denied;
+use crate::change::ChangeRefused;
 use crate::core::{Core, Pending};
 use crate::effect::{Answer, RegistryOperation};
 use crate::input::RequestKey;
@@ -27,6 +28,8 @@ enum OperatorRefused {
     Denied(#[from] Denied),
     #[error("{0}")]
     Quota(#[from] QuotaRefused),
+    #[error("{0}")]
+    Change(#[from] ChangeRefused),
     #[error("Unsupported call type")]
     Unknown,
     #[error("The call {name} is not supported yet")]
@@ -48,6 +51,7 @@ impl OperatorRefused {
         match self {
             Self::Denied(_) => 403,
             Self::Quota(refused) => refused.status(),
+            Self::Change(refused) => refused.status(),
             Self::Unknown | Self::NotSupported { .. } => 501,
             Self::Management(refused) => refused.status(),
             _ => 400,
@@ -128,6 +132,16 @@ impl Core {
             | call::Type::StartMaintenance
             | call::Type::StopMaintenance => {
                 self.manage(request, call);
+                Ok(())
+            }
+            call::Type::ReserveResources
+            | call::Type::UnreserveResources
+            | call::Type::CreateVolumes
+            | call::Type::DestroyVolumes
+            | call::Type::GrowVolume
+            | call::Type::ShrinkVolume => {
+                self.change_unoffered(principal, call)?;
+                self.answer(request, Answer::Accepted);
                 Ok(())
             }
             call_type => Err(OperatorRefused::NotSupported {

@@ -1,10 +1,10 @@
-//! RECONCILE: what the master knows of tasks, in words that can be trusted.
+//! RECONCILE: what the master knows of tasks and operations, in words that can be trusted.
 
 use tepui_api::v1::scheduler::call;
 use tepui_api::v1::{self, TaskState, task_status::Reason};
 
 use crate::core::Core;
-use crate::keys::{FrameworkKey, TaskKey};
+use crate::keys::{FrameworkKey, OperationKey, TaskKey};
 use crate::messages::{self, told_state};
 
 impl Core {
@@ -128,32 +128,66 @@ impl Core {
         Some(status)
     }
 
-    /// No operation is ever under way here, so only those asked for by name are answered.
+    /// With no operation named: all that the master knows of.
     pub(crate) fn reconcile_operations(
         &mut self,
         framework: FrameworkKey,
         operations: Vec<call::reconcile_operations::Operation>,
     ) {
-        for operation in operations {
-            let agent = operation.agent_id.as_ref().map_or("", |agent| &agent.value);
-            let state = if self.recovered_agents.contains_key(agent) {
-                v1::OperationState::OperationRecovering
-            } else if self.unreachable_agents.contains_key(agent) {
-                v1::OperationState::OperationUnreachable
-            } else if self.gone_agents.contains_key(agent) {
-                v1::OperationState::OperationGoneByOperator
-            } else {
-                v1::OperationState::OperationUnknown
-            };
-            let status = v1::OperationStatus {
-                operation_id: Some(operation.operation_id),
-                state: state.into(),
-                message: Some("Reconciliation: Operation is unknown".to_owned()),
-                agent_id: operation.agent_id,
-                resource_provider_id: operation.resource_provider_id,
-                ..v1::OperationStatus::default()
-            };
-            self.send(framework, messages::update_operation_status(status));
+        if operations.is_empty() {
+            let all: Vec<OperationKey> = self.framework_states[&framework]
+                .operations
+                .values()
+                .copied()
+                .collect();
+            for key in all {
+                self.tell_latest_status(framework, key);
+            }
+            return;
         }
+        for operation in operations {
+            match self.find_operation(framework, &operation.operation_id.value) {
+                Some(key) => self.tell_latest_status(framework, key),
+                None => self.tell_unknown_operation(framework, operation),
+            }
+        }
+    }
+
+    /// Without a uuid: what the agent sent is acknowledged when it comes.
+    fn tell_latest_status(&mut self, framework: FrameworkKey, key: OperationKey) {
+        let status = v1::OperationStatus {
+            uuid: None,
+            message: Some("Reconciliation: Latest operation status".to_owned()),
+            ..self.operations[key].wire.latest_status.clone()
+        };
+        self.send(framework, messages::update_operation_status(status));
+    }
+
+    fn tell_unknown_operation(
+        &mut self,
+        framework: FrameworkKey,
+        operation: call::reconcile_operations::Operation,
+    ) {
+        let agent = operation.agent_id.as_ref().map_or("", |agent| &agent.value);
+        let state = if self.recovered_agents.contains_key(agent)
+            || self.registering_by_id.contains_key(agent)
+        {
+            v1::OperationState::OperationRecovering
+        } else if self.unreachable_agents.contains_key(agent) {
+            v1::OperationState::OperationUnreachable
+        } else if self.gone_agents.contains_key(agent) {
+            v1::OperationState::OperationGoneByOperator
+        } else {
+            v1::OperationState::OperationUnknown
+        };
+        let status = v1::OperationStatus {
+            operation_id: Some(operation.operation_id),
+            state: state.into(),
+            message: Some("Reconciliation: Operation is unknown".to_owned()),
+            agent_id: operation.agent_id,
+            resource_provider_id: operation.resource_provider_id,
+            ..v1::OperationStatus::default()
+        };
+        self.send(framework, messages::update_operation_status(status));
     }
 }

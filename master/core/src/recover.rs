@@ -97,6 +97,8 @@ impl Core {
             offers: Slab::default(),
             offer_by_number: BTreeMap::new(),
             offer_states: BTreeMap::new(),
+            operations: Slab::default(),
+            operation_by_uuid: BTreeMap::new(),
             weights: BTreeMap::new(),
             operators_listen: false,
             quotas: Arc::default(),

@@ -53,7 +53,13 @@ impl Core {
             self.on_link_closed(link);
             return;
         }
-        let total = match wire::resources(&register.agent.resources) {
+        // Before any was changed, an agent has what it was configured with.
+        let had = if register.total.is_empty() {
+            &register.agent.resources
+        } else {
+            &register.total
+        };
+        let total = match wire::resources(had) {
             Ok(total) => total,
             Err(error) => {
                 self.refuse_agent(
@@ -245,6 +251,8 @@ impl Core {
             frameworks,
             endpoint,
             boot_id,
+            operations,
+            ..
         } = register;
         let info = with_id(&info, &id);
         let attributes = wire::attributes(&info.attributes);
@@ -277,6 +285,7 @@ impl Core {
                 tasks: BTreeSet::new(),
                 executors: BTreeMap::new(),
                 offers: BTreeSet::new(),
+                operations: BTreeSet::new(),
                 kills: BTreeMap::new(),
                 ping_sequence: 0,
                 pings_unanswered: 0,
@@ -294,6 +303,7 @@ impl Core {
             }
         }
         self.adopt_executors(agent, executors, &mut shut_down);
+        self.adopt_operations(agent, operations);
         for framework in shut_down {
             let framework_id = wire::framework_id(&framework);
             let shutdown = link::ShutdownFramework { framework_id };
@@ -360,6 +370,8 @@ impl Core {
             frameworks,
             endpoint,
             boot_id,
+            operations,
+            ..
         } = register;
         let id = self.agents[agent].id.clone();
         let info = with_id(&info, &id);
@@ -388,6 +400,7 @@ impl Core {
         self.compare_tasks(agent, tasks);
         let mut shut_down = BTreeSet::new();
         self.compare_executors(agent, executors, &mut shut_down);
+        self.adopt_operations(agent, operations);
         for framework in shut_down {
             let framework_id = wire::framework_id(&framework);
             let shutdown = link::ShutdownFramework { framework_id };
@@ -549,6 +562,7 @@ impl Core {
     ) -> TaskKey {
         // An agent that reports what cannot be read is not to be punished for it; the task just holds nothing then.
         let resources = wire::resources(&task.resources).unwrap_or_default();
+        let resources = resources.known_as(&self.agents[agent].total);
         let role = self.role_of_reported(framework, &task.resources);
         task.agent_id = wire::agent_id(&self.agents[agent].id);
         let forwarded_uuid = task.status_update_uuid.clone();
@@ -622,6 +636,7 @@ impl Core {
                 continue;
             }
             let resources = wire::resources(&info.resources).unwrap_or_default();
+            let resources = resources.known_as(&self.agents[agent].total);
             let role = self.role_of_reported(framework, &info.resources);
             let agent_id = self.agents[agent].id.clone();
             let info = Arc::new(info);

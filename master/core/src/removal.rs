@@ -80,6 +80,7 @@ impl Core {
                 kept.insert(task, record);
             }
         }
+        self.orphan_operations(framework);
         self.allocator.remove_framework(framework.into());
         self.framework_states.remove(&framework);
         self.framework_by_id.remove(&id);

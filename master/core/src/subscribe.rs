@@ -283,6 +283,7 @@ impl Core {
                 tasks: BTreeMap::new(),
                 executors: BTreeSet::new(),
                 offers: BTreeSet::new(),
+                operations: BTreeMap::new(),
                 unreachable_order: VecDeque::new(),
                 failover: None,
             },

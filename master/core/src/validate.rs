@@ -251,7 +251,7 @@ pub(crate) fn check_alone(
     if let Some(health_check) = &task.health_check {
         check_health_check(health_check).map_err(TaskInvalid::HealthCheck)?;
     }
-    let resources = check_resources("Task", &task.resources, place.role)?;
+    let resources = check_resources("Task", &task.resources, place.role)?.known_as(place.available);
     if resources.is_empty() {
         return Err(TaskInvalid::NoResources);
     }
@@ -401,6 +401,7 @@ pub(crate) fn check_any_executor(
         return Err(TaskInvalid::ExecutorFramework { expected, named });
     }
     let resources = check_resources("Executor", &executor.resources, place.role)?;
+    let resources = resources.known_as(place.available);
     if place.executor.is_some_and(|running| running != executor) {
         return Err(TaskInvalid::ExecutorDiffers {
             id: executor.executor_id.value.clone(),

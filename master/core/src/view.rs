@@ -10,7 +10,7 @@ use tepui_model::{AgentId, ExecutorId, FrameworkId, OfferId, Resources, Role, Ta
 
 use crate::history::History;
 use crate::input::LinkKey;
-use crate::keys::{AgentKey, ExecutorKey, FrameworkKey, OfferKey, TaskKey};
+use crate::keys::{AgentKey, ExecutorKey, FrameworkKey, OfferKey, OperationKey, TaskKey};
 use crate::metrics::FrameworkMetrics;
 use crate::slab::Table;
 
@@ -35,6 +35,8 @@ pub struct View {
     pub tasks: Table<TaskKey, TaskRecord>,
     pub executors: Table<ExecutorKey, ExecutorRecord>,
     pub offers: Table<OfferKey, OfferRecord>,
+    /// Those whose last status has not been acknowledged.
+    pub operations: Table<OperationKey, OperationRecord>,
     /// Roles with a weight, a quota or a framework.
     pub roles: BTreeMap<Role, RoleRecord>,
     /// Roles with a quota.
@@ -169,6 +171,23 @@ pub struct OfferRecord {
     pub role: Role,
     pub resources: Resources,
     pub offered_ns: i64,
+}
+
+/// An operation on an agent's resources.
+#[derive(Debug, Clone)]
+pub struct OperationRecord {
+    /// Always current.
+    pub wire: v1::Operation,
+    /// None of an operator's operation, and of one whose framework is gone.
+    pub framework: Option<FrameworkKey>,
+    pub agent: AgentKey,
+}
+
+impl OperationRecord {
+    /// Whether its agent has not answered yet.
+    pub fn is_pending(&self) -> bool {
+        self.wire.latest_status.state() == v1::OperationState::OperationPending
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use tepui_access::{Acls, Action};
+use tepui_api::convert::operation_resources;
 use tepui_api::v1;
 
+use crate::authorize::role;
 use crate::core::Core;
 use crate::happenings::Happening;
 use crate::view::{FrameworkRecord, View};
@@ -46,6 +48,16 @@ impl View {
         view.offers = self
             .offers
             .filter_map(|offer| frameworks.get(offer.framework).map(|_| offer.clone()));
+        view.operations = self.operations.filter_map(|operation| {
+            let framework = operation.framework;
+            let seen = framework.is_none_or(|framework| frameworks.get(framework).is_some());
+            let reserved = operation_resources(&operation.wire.info).filter_map(role);
+            (seen
+                && reserved
+                    .into_iter()
+                    .all(|role| eyes.sees(Action::ViewRole, role)))
+            .then(|| operation.clone())
+        });
         view.completed_frameworks = self
             .completed_frameworks
             .filter_map(|record| eyes.framework(record));
