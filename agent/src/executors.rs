@@ -667,6 +667,7 @@ mod tests {
     use super::*;
     use crate::compile::{CompileLimits, Compiler};
     use crate::fetcher::Fetcher;
+    use crate::persistent::Volumes;
     use crate::store::Store;
 
     struct Bench {
@@ -703,6 +704,7 @@ mod tests {
             fetcher: Fetcher::new(store("fetch"), Duration::from_secs(5), None).unwrap(),
             compiler: Compiler::new("/bin/false".into(), store("compiled"), limits),
             surroundings: surroundings.clone(),
+            volumes: Volumes::start(work_dir.to_path_buf(), mpsc::channel(1).0).unwrap(),
         };
         let settings = Settings {
             work_dir: work_dir.to_path_buf(),

@@ -37,6 +37,7 @@ mod metrics;
 mod operator;
 mod owner;
 mod pages;
+mod persistent;
 mod prepare;
 mod reads;
 mod request;

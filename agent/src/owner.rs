@@ -24,6 +24,7 @@ use crate::executors::{Executors, StartOrder};
 use crate::files::{Located, Phase};
 use crate::gc::Garbage;
 use crate::http::StreamOutcome;
+use crate::persistent::Volumes;
 use crate::prepare::{Order, PrepareError, Preparer, Ready};
 use crate::store::Pin;
 
@@ -153,6 +154,7 @@ pub(crate) struct Owner {
     inbox: mpsc::Receiver<Event>,
     events: mpsc::Sender<Event>,
     saves: mpsc::UnboundedSender<Save>,
+    volumes: Volumes,
     preparer: Preparer,
     executors: Executors,
     garbage: Garbage,
@@ -174,6 +176,7 @@ pub(crate) struct Parts {
     pub(crate) inbox: mpsc::Receiver<Event>,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) saves: mpsc::UnboundedSender<Save>,
+    pub(crate) volumes: Volumes,
     pub(crate) preparer: Preparer,
     pub(crate) executors: Executors,
     pub(crate) garbage: Garbage,
@@ -205,6 +208,7 @@ impl Owner {
             inbox: parts.inbox,
             events: parts.events,
             saves: parts.saves,
+            volumes: parts.volumes,
             preparer: parts.preparer,
             executors: parts.executors,
             garbage: parts.garbage,
@@ -419,6 +423,13 @@ impl Owner {
                 path,
                 value,
             }),
+            Effect::MakeVolume { directory } => self.volumes.make(&directory),
+            Effect::RemoveVolume { directory } => self.volumes.remove(directory),
+            Effect::LinkVolumes { sandbox, volumes } => {
+                if let Err(error) = self.volumes.link(&sandbox, &volumes) {
+                    tracing::error!(sandbox, %error, "an executor does not see a volume");
+                }
+            }
             Effect::Prepare {
                 task,
                 info,

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tepui_agent_core::{Parent, PrepareFailure};
+use tepui_agent_core::{Parent, PrepareFailure, volumes_of};
 use tepui_api::ext::{self, LaunchPlan, launch_plan};
 use tepui_api::v1::{self, command_info::Uri, environment, task_status::Reason};
 use tokio::sync::watch;
@@ -17,6 +17,7 @@ use crate::environment::{DEFAULT_PATH, Executor, Surroundings};
 use crate::fetcher::{FetchError, Fetcher, Wanted};
 use crate::files::Phase;
 use crate::kind::{self, Format, WordsError};
+use crate::persistent::{PersistentError, Volumes};
 use crate::sandbox;
 use crate::store::{self, Pin};
 use crate::user::{Identity, UserError, user_of};
@@ -55,6 +56,8 @@ pub(crate) enum PrepareError {
     Volume(#[from] VolumeError),
     #[error("'{name}' is a wasm module; commands of checks run natively")]
     WasmCheck { name: String },
+    #[error(transparent)]
+    Persistent(#[from] PersistentError),
 }
 
 impl From<PrepareError> for PrepareFailure {
@@ -93,6 +96,7 @@ pub(crate) struct Preparer {
     pub(crate) fetcher: Fetcher,
     pub(crate) compiler: Compiler,
     pub(crate) surroundings: Arc<Surroundings>,
+    pub(crate) volumes: Volumes,
 }
 
 /// One fetched file that is not in the sandbox yet.
@@ -239,7 +243,13 @@ impl Preparer {
             }
             (outcome, _) => outcome?,
         };
-        ready.plan.preopens = self.lay_volumes(order, path, ready.plan.body()).await?;
+        let (body, resources) = (ready.plan.body(), volumes_of(&order.info.resources));
+        let mounts = self.volumes.mount(&path, resources, body).await?;
+        ready.plan.preopens = self.lay_volumes(order, path, body).await?;
+        match body {
+            launch_plan::Body::Wasm => ready.plan.preopens.extend(mounts.into_iter().map(opened)),
+            launch_plan::Body::Native => ready.plan.mounts = mounts,
+        }
         Ok(ready)
     }
 
@@ -354,6 +364,7 @@ impl Preparer {
             environment: variables(environment),
             user: None,
             preopens: Vec::new(),
+            mounts: Vec::new(),
         };
         Ok(Ready {
             plan,
@@ -461,6 +472,15 @@ impl Preparer {
             Ok(None) => Ok(None),
             Err(error) => Err(PrepareError::Sandbox(error.to_string())),
         }
+    }
+}
+
+/// A volume as a directory that is opened for a guest; its sandbox is the root of what it sees.
+fn opened(mount: launch_plan::Mount) -> ext::wasm_info::Preopen {
+    ext::wasm_info::Preopen {
+        guest_path: format!("/{}", mount.container_path),
+        host_path: mount.host_path,
+        read_only: mount.read_only,
     }
 }
 
@@ -760,6 +780,11 @@ mod tests {
             fetcher: Fetcher::new(store("fetch"), Duration::from_secs(5), None).unwrap(),
             compiler: Compiler::new(program, store("compiled"), limits),
             surroundings: Arc::new(crate::testing::surroundings(directory.path())),
+            volumes: Volumes::start(
+                directory.path().to_path_buf(),
+                tokio::sync::mpsc::channel(1).0,
+            )
+            .unwrap(),
         };
         Bench {
             preparer,

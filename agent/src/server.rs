@@ -33,6 +33,7 @@ use crate::files::FilesContext;
 use crate::gc::{self, Garbage};
 use crate::link::{Authority, LinkSettings, keep_linked};
 use crate::owner::{Owner, Parts, live_sandboxes, now};
+use crate::persistent::Volumes;
 use crate::prepare::Preparer;
 use crate::serve::serve;
 use crate::site::{About, Site, router};
@@ -161,8 +162,10 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         recovery_timeout: config.recovery_timeout,
         variables: config.executor_environment_variables.clone(),
     });
+    let volumes = Volumes::start(work_dir.clone(), events.clone())?;
     let preparer = Preparer {
         work_dir: work_dir.clone(),
+        volumes: volumes.clone(),
         switch_user: config.switch_user && nix::unistd::geteuid().is_root(),
         fetcher: Fetcher::new(
             fetched,
@@ -242,6 +245,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         inbox,
         events,
         saves,
+        volumes,
         preparer,
         executors: executors.clone(),
         garbage,

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,6 +15,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Gid, Pid, Uid, User, getgrouplist};
+use tepui_api::ext::launch_plan::Mount;
 use tokio::signal::unix::Signal as Signals;
 use tokio::sync::oneshot;
 
@@ -27,6 +30,8 @@ pub(crate) enum StartError {
     User { name: String, source: Errno },
     #[error("cannot open {}: {source}", .path.display())]
     File { path: PathBuf, source: io::Error },
+    #[error("the volume at {path} is to be read-only, which takes an agent that runs as root")]
+    ReadOnly { path: String },
     #[error("cannot run {program}: {source}")]
     Run { program: String, source: io::Error },
 }
@@ -39,6 +44,8 @@ pub(crate) struct Start<'a> {
     pub(crate) arguments: &'a [String],
     pub(crate) environment: Vec<(&'a str, &'a str)>,
     pub(crate) sandbox: &'a Path,
+    /// Directories that the sandbox shows.
+    pub(crate) mounts: &'a [Mount],
     /// Whom to become.
     pub(crate) user: Option<&'a str>,
     /// The files to write `0` to, see [`Group::doors`](crate::group::Group::doors).
@@ -106,6 +113,8 @@ pub(crate) fn start(
         source,
     })?;
 
+    let read_only = give_volumes(&start, identity.as_ref())?;
+
     let mut command = Command::new(start.program);
     command
         .arg0(name)
@@ -121,6 +130,7 @@ pub(crate) fn start(
         for door in &doors {
             enter(door)?;
         }
+        mount_read_only(&read_only)?;
         lead_session()?;
         if let Some(identity) = &identity {
             become_user(identity)?;
@@ -136,6 +146,74 @@ pub(crate) fn start(
             program: start.program.to_owned(),
             source,
         })
+}
+
+/// Makes volumes the task's to write to. Returns those that it must not, with where it wants them.
+fn give_volumes(
+    start: &Start<'_>,
+    identity: Option<&Identity>,
+) -> Result<Vec<(CString, CString)>, StartError> {
+    let mut read_only = Vec::new();
+    for mount in start.mounts {
+        let host_path = Path::new(&mount.host_path);
+        let failed = |source| StartError::File {
+            path: host_path.to_owned(),
+            source,
+        };
+        if !mount.read_only() {
+            // A shared volume stays whose it was: others may be at it.
+            let new = || fs::metadata(host_path).is_ok_and(|found| found.uid() == 0);
+            if !mount.shared() || new() {
+                give(host_path, identity).map_err(failed)?;
+            }
+            continue;
+        }
+        if !nix::unistd::geteuid().is_root() {
+            let path = mount.container_path.clone();
+            return Err(StartError::ReadOnly { path });
+        }
+        let target = start.sandbox.join(&mount.container_path);
+        let name = |path: &Path| {
+            CString::new(path.as_os_str().as_bytes()).map_err(|_| failed(Errno::EINVAL.into()))
+        };
+        read_only.push((name(host_path)?, name(&target)?));
+    }
+    Ok(read_only)
+}
+
+/// Shows directories at places of which only the calling process and its children know. Async-signal-safe.
+fn mount_read_only(mounts: &[(CString, CString)]) -> io::Result<()> {
+    if mounts.is_empty() {
+        return Ok(());
+    }
+    let mount = |source: *const libc::c_char, target: &CStr, flags| {
+        // SAFETY: the paths are C strings or null, as the call allows.
+        let done = unsafe {
+            libc::mount(
+                source,
+                target.as_ptr(),
+                std::ptr::null(),
+                flags,
+                std::ptr::null(),
+            )
+        };
+        match done {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: it takes a number.
+    if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // What is mounted from here on stays here.
+    mount(std::ptr::null(), c"/", libc::MS_REC | libc::MS_SLAVE)?;
+    for (source, target) in mounts {
+        mount(source.as_ptr(), target, libc::MS_BIND)?;
+        let flags = libc::MS_BIND | libc::MS_REMOUNT | libc::MS_RDONLY;
+        mount(std::ptr::null(), target, flags)?;
+    }
+    Ok(())
 }
 
 fn give(path: &Path, identity: Option<&Identity>) -> io::Result<()> {

@@ -364,6 +364,7 @@ fn start(shared: &Shared, task: &TaskInfo, limits: &Limits) -> Result<Running, L
                 .map(|set| (set.name.as_str(), set.value()))
                 .collect(),
             sandbox,
+            mounts: &plan.mounts,
             user: plan.user.as_deref(),
             doors: group.as_ref().map(Group::doors).unwrap_or_default(),
         },

@@ -41,6 +41,7 @@ pub(crate) enum Read {
     Frameworks,
     Executors,
     Tasks,
+    Operations,
     Roles,
     Weights,
     Quota,
@@ -90,6 +91,7 @@ pub(crate) fn classify(call: &Call) -> Result<Kind, Refusal> {
         Type::GetFrameworks => Kind::Read(Read::Frameworks),
         Type::GetExecutors => Kind::Read(Read::Executors),
         Type::GetTasks => Kind::Read(Read::Tasks),
+        Type::GetOperations => Kind::Read(Read::Operations),
         Type::GetRoles => Kind::Read(Read::Roles),
         Type::GetWeights => Kind::Read(Read::Weights),
         Type::GetQuota => Kind::Read(Read::Quota),
@@ -125,7 +127,7 @@ pub(crate) fn classify(call: &Call) -> Result<Kind, Refusal> {
         | Type::RemoveQuota
         | Type::Teardown
         | Type::MarkAgentGone => Kind::Change,
-        Type::Unknown | Type::GetOperations => {
+        Type::Unknown => {
             let message = format!(
                 "This master does not implement the call {}",
                 kind.as_str_name()
@@ -246,6 +248,13 @@ pub(crate) fn answer(read: &Read, shared: &Shared, view: &View) -> Result<Respon
         Read::Tasks => {
             response.get_tasks = Some(tasks(view));
             Type::GetTasks
+        }
+        Read::Operations => {
+            let operations = view.operations.values();
+            response.get_operations = Some(response::GetOperations {
+                operations: operations.map(|operation| operation.wire.clone()).collect(),
+            });
+            Type::GetOperations
         }
         Read::Roles => {
             response.get_roles = Some(roles(view));

@@ -8,6 +8,7 @@ use tepui_api::{link, v1};
 use tepui_model::{AgentId, ContainerId, Resources};
 
 use crate::input::{ConnectionKey, ExecutorRef, RequestKey, SaveKey, TaskRef};
+use crate::volume::{Volume, VolumeDirectory};
 
 /// What sort of process an executor is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +59,20 @@ pub enum Effect {
         /// Relative to `work_dir/meta`.
         path: String,
         value: Option<Bytes>,
+    },
+    /// Make the directory of a persistent volume, unless it is there. Such effects happen in the order given.
+    MakeVolume {
+        directory: VolumeDirectory,
+    },
+    /// Remove the directory of a persistent volume with all that is in it. `Input::VolumeRemoved` answers.
+    RemoveVolume {
+        directory: VolumeDirectory,
+    },
+    /// Show the volumes in the sandbox of a framework's own executor, before it hears of the task that uses them.
+    LinkVolumes {
+        /// Relative to `work_dir`.
+        sandbox: String,
+        volumes: Vec<Volume>,
     },
     /// Make the sandbox, fetch, find out which body the task has, compile. `Input::Prepared` answers.
     Prepare {

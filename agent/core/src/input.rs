@@ -7,6 +7,8 @@ use tepui_api::v1::executor;
 use tepui_api::{ext, link, v1};
 use tepui_model::{AgentId, ExecutorId, FrameworkId, TaskId};
 
+use crate::volume::VolumeDirectory;
+
 /// A task, named as nobody else's.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskRef {
@@ -132,6 +134,10 @@ pub enum Input {
     },
     ExecutorDisconnected {
         connection: ConnectionKey,
+    },
+    /// The answer to `Effect::RemoveVolume`.
+    VolumeRemoved {
+        directory: VolumeDirectory,
     },
     /// The write is on disk, and so is every one handed out before it.
     Saved {

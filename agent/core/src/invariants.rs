@@ -1,6 +1,6 @@
 //! What must be true between any two inputs.
 
-use tepui_model::{FrameworkId, Resources};
+use tepui_model::{FrameworkId, Resource, Resources};
 
 use crate::executor;
 use crate::framework::Framework;
@@ -101,6 +101,15 @@ impl Core {
                 "the connection of {reference}"
             );
         }
+        for uuid in self.holdings.operations.keys() {
+            let in_flight = self.holdings.is_in_flight(uuid);
+            let retry = Timer::RetryOperation(*uuid);
+            assert_eq!(self.timers.is_armed(&retry), in_flight, "{uuid:?}");
+            assert!(!in_flight || self.is_registered(), "{uuid:?}");
+        }
+        let configured = crate::wire::resources(&self.config.info.resources).unwrap_or_default();
+        let had = self.holdings.total.map(Resource::as_configured);
+        assert_eq!(had, configured, "operations make nothing from nothing");
         if self.link == Link::Down {
             assert!(
                 !self.timers.is_armed(&Timer::MasterSilent),

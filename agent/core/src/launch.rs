@@ -18,6 +18,7 @@ use crate::input::{ExecutorRef, PrepareFailure, SaveKey, TaskRef};
 use crate::machine::{Core, Waiting};
 use crate::record::{Path, TaskRecord};
 use crate::task::{Kill, Stage, Task};
+use crate::volume::volumes_of;
 use crate::wire;
 
 /// Why a task is not taken on.
@@ -186,6 +187,7 @@ impl Core {
             .map_err(|error| Refusal::invalid(error.to_string()))?;
         let resources = wire::resources(&info.resources)
             .map_err(|error| Refusal::invalid(error.to_string()))?;
+        self.check_known(&resources)?;
         let Some(executor) = &info.executor else {
             return Ok(Examined {
                 resources,
@@ -212,6 +214,13 @@ impl Core {
         }
         let own = wire::resources(&executor.resources)
             .map_err(|error| Refusal::invalid(error.to_string()))?;
+        self.check_known(&own)?;
+        let mut volumes = volumes_of(&info.resources);
+        volumes.extend(volumes_of(&executor.resources));
+        if volumes.iter().any(|volume| volume.read_only) {
+            let message = "A framework's own executor cannot have a volume read-only";
+            return Err(Refusal::invalid(message));
+        }
         let id = ExecutorId::from(id);
         let reference = ExecutorRef {
             framework: framework.clone(),
@@ -233,6 +242,17 @@ impl Core {
             resources,
             custom: Some((id, own)),
         })
+    }
+
+    pub(crate) fn check_known(&self, resources: &Resources) -> Result<(), Refusal> {
+        match self.unknown_resources(resources) {
+            None => Ok(()),
+            Some(unknown) => Err(Refusal {
+                state: TaskState::TaskDropped,
+                reason: Reason::ResourcesUnknown,
+                message: format!("The agent does not have {unknown}"),
+            }),
+        }
     }
 
     /// A task that never lived still needs its one status delivered.
@@ -435,6 +455,14 @@ impl Core {
             return;
         };
         task.executor = Some(executor.executor.clone());
+        if held.kind == ExecutorKind::Custom {
+            let mut volumes = volumes_of(&task.info.resources);
+            volumes.extend(volumes_of(&held.info.resources));
+            if !volumes.is_empty() {
+                let sandbox = held.sandbox.clone();
+                self.effects.push(Effect::LinkVolumes { sandbox, volumes });
+            }
+        }
         held.live.insert(reference.task.clone());
         held.take(task);
         self.disarm_idle(executor);

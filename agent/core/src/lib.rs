@@ -23,6 +23,7 @@ mod launch;
 mod limits;
 mod link_state;
 mod machine;
+mod operations;
 mod past;
 mod pod;
 mod reconfiguration;
@@ -34,6 +35,7 @@ mod task;
 mod timers;
 mod updates;
 pub mod view;
+mod volume;
 mod wire;
 
 #[cfg(test)]
@@ -52,3 +54,4 @@ pub use record::RecoverError;
 pub use view::{
     AgentView, ContainerOwner, ContainerView, ExecutorView, FrameworkView, Standing, TaskView,
 };
+pub use volume::{Volume, VolumeDirectory, volumes_of};

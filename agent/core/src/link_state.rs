@@ -18,10 +18,12 @@ use crate::task::Task;
 use crate::timers::Timer;
 use crate::wire;
 
-pub(crate) const CAPABILITIES: [Type; 5] = [
+pub(crate) const CAPABILITIES: [Type; 7] = [
     Type::MultiRole,
     Type::HierarchicalRole,
     Type::ReservationRefinement,
+    Type::ResizeVolume,
+    Type::AgentOperationFeedback,
     Type::TaskResourceLimits,
     Type::AgentDraining,
 ];
@@ -47,6 +49,7 @@ impl Core {
     pub(crate) fn on_link_down(&mut self) {
         self.link = Link::Down;
         self.timers.disarm(&Timer::MasterSilent);
+        self.land_operations();
         for (framework, held) in &mut self.frameworks {
             for (task, held) in held
                 .tasks
@@ -84,6 +87,13 @@ impl Core {
                 .collect(),
             endpoint: self.config.endpoint.clone(),
             boot_id: self.config.boot_id.clone(),
+            total: self.total_to_wire(),
+            operations: self
+                .holdings
+                .operations
+                .values()
+                .map(|operation| operation.wire.clone())
+                .collect(),
             ..link::Register::default()
         };
         for (id, framework) in self
@@ -177,7 +187,7 @@ impl Core {
         }
     }
 
-    fn on_order(&mut self, body: Body) {
+    pub(crate) fn obey(&mut self, body: Body) {
         match body {
             Body::Launch(launch) => self.on_launch(launch),
             Body::Kill(kill) => {
@@ -206,11 +216,16 @@ impl Core {
                 self.on_framework_updated(update.framework);
                 if let Some(id) = id {
                     // Its scheduler is back, maybe another one: what the old one did not acknowledge is for it.
-                    self.resume_framework(&id.into());
+                    let id = FrameworkId::from(id);
+                    self.resume_framework(&id);
+                    self.resume_operations_of(&id);
                 }
             }
             Body::Reconcile(reconcile) => self.on_reconcile(reconcile),
             Body::Drain(drain) => self.on_drain(drain.config),
+            Body::ApplyOperation(apply) => self.on_apply_operation(apply),
+            Body::AcknowledgeOperation(acknowledge) => self.on_acknowledge_operation(&acknowledge),
+            Body::ReconcileOperations(reconcile) => self.on_reconcile_operations(reconcile),
             Body::Registered(_) | Body::Refused(_) | Body::Ping(_) => {}
             // The shell answers requests for files.
             Body::Tail(_) | Body::ReadFile(_) | Body::ListFiles(_) | Body::CancelFile(_) => {}
@@ -240,6 +255,7 @@ impl Core {
         };
         self.resume_streams();
         self.on_drain(registered.drain);
+        self.resume_operations();
     }
 
     fn on_refused(&mut self, refused: link::Refused) {

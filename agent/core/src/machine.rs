@@ -15,6 +15,7 @@ use crate::effect::Effect;
 use crate::executor;
 use crate::framework::Framework;
 use crate::input::{ConnectionKey, ExecutorRef, Input, SaveKey, TaskRef};
+use crate::operations::Holdings;
 use crate::past::Past;
 use crate::record::{AgentRecord, Path};
 use crate::task;
@@ -55,6 +56,7 @@ pub(crate) enum Waiting {
     Task(TaskRef),
     Executor(ExecutorRef),
     Update(TaskRef, Uuid),
+    Holdings,
 }
 
 /// The agent's state machine.
@@ -73,6 +75,7 @@ pub struct Core {
     pub(crate) phase: Phase,
     pub(crate) draining: Option<Draining>,
     pub(crate) frameworks: BTreeMap<FrameworkId, Framework>,
+    pub(crate) holdings: Holdings,
     pub(crate) connections: BTreeMap<ConnectionKey, ExecutorRef>,
     pub(crate) timers: Timers,
     pub(crate) saves: BTreeMap<SaveKey, Waiting>,
@@ -123,6 +126,7 @@ impl Core {
                 token,
             } => self.on_executor_call(request, call, token.as_deref()),
             Input::ExecutorDisconnected { connection } => self.on_executor_disconnected(connection),
+            Input::VolumeRemoved { directory } => self.on_volume_removed(&directory),
             Input::Saved { key } => self.on_saved(key),
         }
         self.settle();
@@ -146,6 +150,7 @@ impl Core {
                 Timer::Recovery => self.finish_recovery(),
                 Timer::Exit => self.exit(),
                 Timer::Retry(task) => self.on_retry(&task),
+                Timer::RetryOperation(operation) => self.on_retry_operation(operation),
                 Timer::Registration(executor) => self.on_registration_timeout(&executor),
                 Timer::Grace(executor) => self.on_grace_over(&executor),
                 Timer::Idle(executor) => self.on_executor_idle(&executor),
@@ -210,6 +215,7 @@ impl Core {
             Some(Waiting::Task(task)) => self.on_task_saved(&task, key),
             Some(Waiting::Executor(executor)) => self.on_executor_saved(&executor, key),
             Some(Waiting::Update(task, uuid)) => self.on_update_saved(&task, &uuid),
+            Some(Waiting::Holdings) => self.on_holdings_saved(key),
             None => {}
         }
     }

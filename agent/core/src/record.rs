@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use prost::Message;
 use tepui_api::v1;
-use tepui_model::{ExecutorId, FrameworkId, TaskId};
+use tepui_model::{ExecutorId, FrameworkId, Resources, TaskId};
 
 use crate::effect::ExecutorKind;
 use crate::input::{ExecutorRef, TaskRef};
@@ -29,6 +29,14 @@ pub enum RecoverError {
          gives its tasks up, to have it register as a new agent"
     )]
     Reconfigured { change: String },
+    #[error(
+        "the agent holds the reservations and volumes {made}, for which its resources, {configured}, have no room; start it \
+         with the --resources it had, and destroy and unreserve first what is to go"
+    )]
+    Resources {
+        made: Resources,
+        configured: Resources,
+    },
 }
 
 /// What the agent was when it registered last.
@@ -107,6 +115,22 @@ pub(crate) struct DrainRecord {
     pub(crate) since_ns: i64,
 }
 
+/// What the agent has beyond its flags, whether its frameworks checkpoint or not.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ResourcesRecord {
+    #[prost(uint32, required, tag = "1")]
+    pub(crate) format: u32,
+    /// Dynamic reservations and persistent volumes.
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) made: Vec<v1::Resource>,
+    /// Operations whose last status was not acknowledged.
+    #[prost(message, repeated, tag = "3")]
+    pub(crate) operations: Vec<v1::Operation>,
+    /// Directories of volumes that are destroyed, but maybe not removed yet.
+    #[prost(string, repeated, tag = "4")]
+    pub(crate) doomed: Vec<String>,
+}
+
 pub(crate) fn kind_to_number(kind: ExecutorKind) -> u32 {
     match kind {
         ExecutorKind::Custom => 0,
@@ -125,6 +149,7 @@ pub(crate) fn kind_from_number(number: u32) -> Option<ExecutorKind> {
 }
 
 const DRAIN: &str = "drain";
+const RESOURCES: &str = "resources";
 
 /// What a path names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,12 +160,16 @@ pub(crate) enum Path {
     Pod(ExecutorRef),
     Task(TaskRef, ExecutorId),
     Updates(TaskRef, ExecutorId),
+    Resources,
 }
 
 impl Path {
     pub(crate) fn parse(path: &str) -> Option<Self> {
         if path == DRAIN {
             return Some(Self::Drain);
+        }
+        if path == RESOURCES {
+            return Some(Self::Resources);
         }
         let mut parts = path.split('/');
         let mut next = || parts.next();
@@ -189,6 +218,7 @@ impl Path {
     pub(crate) fn text(&self) -> String {
         match self {
             Self::Drain => DRAIN.to_owned(),
+            Self::Resources => RESOURCES.to_owned(),
             Self::Framework(framework) => format!("frameworks/{framework}/framework"),
             Self::Executor(ExecutorRef {
                 framework,

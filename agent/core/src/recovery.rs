@@ -16,6 +16,7 @@ use crate::executor::{Cause, Executor, Stage};
 use crate::framework::Framework;
 use crate::input::{ExecutorRef, Recovered, TaskRef};
 use crate::machine::{Core, Link, Phase};
+use crate::operations::Holdings;
 use crate::past::Past;
 use crate::pod::Pod;
 use crate::record::{
@@ -61,6 +62,7 @@ impl Core {
             phase: Phase::Recovering,
             draining: None,
             frameworks: BTreeMap::new(),
+            holdings: Holdings::default(),
             connections: BTreeMap::new(),
             timers: Timers::default(),
             saves: BTreeMap::new(),
@@ -71,6 +73,7 @@ impl Core {
             counters: BTreeMap::new(),
         };
         core.timers.arm(Timer::Recovery, now.tick.after(patience));
+        core.begin_holdings();
         if let Some(record) = recovered.agent {
             let record = decode("agent", &record);
             core.recorded_agent = core.tolerate(record)?;
@@ -87,7 +90,7 @@ impl Core {
         match objection {
             Some(change) if !rebooted => return Err(RecoverError::Reconfigured { change }),
             // Nothing of it runs any more, so there is nothing to keep the id for.
-            Some(_) => core.begin_anew(recovered.saved),
+            Some(_) => core.begin_anew(recovered.saved)?,
             None => {
                 let records = core.read(&recovered.saved)?;
                 core.restore(records)?;
@@ -105,6 +108,8 @@ impl Core {
     /// What a record says; without `strict` one that cannot be read is passed over.
     fn tolerate<T>(&mut self, read: Result<T, RecoverError>) -> Result<Option<T>, RecoverError> {
         match read {
+            // To forget what is reserved and what lies in volumes is more than not to be strict.
+            Err(error @ RecoverError::Resources { .. }) => Err(error),
             Err(_) if !self.config.strict => {
                 self.count("slave/recovery_errors");
                 Ok(None)
@@ -114,12 +119,19 @@ impl Core {
     }
 
     /// The agent will register as one the master has never seen.
-    fn begin_anew(&mut self, saved: Vec<(String, Bytes)>) {
+    fn begin_anew(&mut self, saved: Vec<(String, Bytes)>) -> Result<(), RecoverError> {
         self.agent_id = None;
         self.recorded_agent = None;
-        for (path, _) in saved {
-            self.remove_record_at(path);
+        for (path, value) in saved {
+            if Path::parse(&path) == Some(Path::Resources) {
+                // What is reserved and what lies in volumes is there whatever the agent is called.
+                self.restore_holdings(decode(&path, &value)?)?;
+                self.holdings.operations.clear();
+            } else {
+                self.remove_record_at(path);
+            }
         }
+        Ok(())
     }
 
     fn end_what_a_reboot_ended(&mut self) {
@@ -166,6 +178,7 @@ impl Core {
                 self.frameworks.insert(id, framework);
             }
             Path::Drain => records.drain = Some(decode(path, value)?),
+            Path::Resources => self.restore_holdings(decode(path, value)?)?,
             Path::Executor(executor) => records.executors.push((executor, decode(path, value)?)),
             Path::Pod(pod) => records.pods.push((pod, decode(path, value)?)),
             Path::Task(task, executor) => {

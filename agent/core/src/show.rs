@@ -32,6 +32,13 @@ impl Core {
                 .filter(|past| !self.frameworks.contains_key(&past.framework))
                 .cloned()
                 .collect(),
+            total: self.holdings.total.clone(),
+            operations: self
+                .holdings
+                .operations
+                .values()
+                .map(|operation| operation.wire.clone())
+                .collect(),
             ..AgentView::default()
         };
         for (framework, held) in &self.frameworks {

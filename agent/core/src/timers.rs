@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tepui_model::Tick;
 
+use crate::chance::Uuid;
 use crate::input::{ExecutorRef, TaskRef};
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,6 +17,8 @@ pub(crate) enum Timer {
     Exit,
     /// A status update was not acknowledged: send it again.
     Retry(TaskRef),
+    /// The status of an operation was not acknowledged: send it again.
+    RetryOperation(Uuid),
     /// The executor should have subscribed by now.
     Registration(ExecutorRef),
     /// The executor should have ended by now.

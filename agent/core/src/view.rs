@@ -105,6 +105,10 @@ pub struct AgentView {
     pub completed_frameworks: Vec<FrameworkView>,
     /// What the master is told this agent can do.
     pub capabilities: Vec<v1::agent_info::capability::Type>,
+    /// Reservations and volumes included.
+    pub total: Resources,
+    /// Those whose last status was not acknowledged.
+    pub operations: Vec<v1::Operation>,
     /// By the name Mesos gives the metric.
     pub counters: BTreeMap<&'static str, u64>,
 }

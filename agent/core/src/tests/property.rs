@@ -139,6 +139,9 @@ impl World {
                 Effect::SaveAgent { .. }
                 | Effect::ForgetAgentId
                 | Effect::DiscardSandbox { .. }
+                | Effect::MakeVolume { .. }
+                | Effect::RemoveVolume { .. }
+                | Effect::LinkVolumes { .. }
                 | Effect::Save { .. }
                 | Effect::ResizeExecutor { .. }
                 | Effect::TaskEnded { .. } => {}
