@@ -72,6 +72,7 @@ fn start(
                 .chain(variables_of(command))
                 .collect(),
             sandbox: Path::new(&plan.sandbox),
+            mounts: &plan.mounts,
             user: plan.user.as_deref(),
             doors: group.map(Group::doors).unwrap_or_default(),
         },

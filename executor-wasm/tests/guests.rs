@@ -9,7 +9,7 @@ use tepui_api::v1::task_status::Reason;
 use tepui_api::v1::{TaskState, TaskStatus};
 use tepui_executor_wasm::{
     MemoryPolicy, Metering, ModuleFile, Outcome, Progress, Runtime, Settings, TaskHandle, TaskSpec,
-    compile, verdict,
+    Volume, compile, verdict,
 };
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -191,6 +191,36 @@ fn a_guest_writes_in_its_sandbox_and_nowhere_else() {
     let text = std::fs::read_to_string(sandbox.join("out.txt")).expect("it is there");
     assert_eq!(text, "made by a guest");
     assert!(!bench.sandbox("outside").join("../outside.txt").exists());
+}
+
+#[test]
+fn a_guest_sees_its_volumes_and_writes_only_where_it_may() {
+    let bench = Bench::new();
+    let volume = |name: &str, guest_path: &str, read_only| Volume {
+        host: bench.sandbox(name),
+        guest: guest_path.to_owned(),
+        read_only,
+    };
+    let mut spec = bench.spec("volume");
+    spec.volumes = vec![
+        volume("data", "/data", false),
+        volume("fixed", "/fixed", true),
+    ];
+    let status = run(spec.clone());
+    // 63 is EPERM.
+    assert_eq!(status.message(), "Command exited with status 63");
+    let text = std::fs::read_to_string(bench.sandbox("data").join("out.txt"));
+    assert_eq!(text.expect("it is there"), "made by a guest");
+    assert!(!bench.sandbox("fixed").join("out.txt").exists());
+
+    spec.volumes[1].host = bench.sandbox("data").join("gone");
+    let status = run(spec);
+    assert_eq!(status.reason(), Reason::ContainerLaunchFailed);
+    assert!(
+        status
+            .message()
+            .contains("the volume /fixed cannot be opened")
+    );
 }
 
 #[test]

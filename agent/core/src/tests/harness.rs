@@ -38,6 +38,11 @@ pub(super) fn config() -> Config {
     Config {
         info: v1::AgentInfo {
             hostname: "machine".into(),
+            resources: vec![
+                scalar("cpus", 4.0),
+                scalar("mem", 1024.0),
+                scalar("disk", 100.0),
+            ],
             ..v1::AgentInfo::default()
         },
         host_boot_id: "this boot".into(),

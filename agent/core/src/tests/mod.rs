@@ -7,6 +7,7 @@ mod groups;
 mod harness;
 mod limits;
 mod link;
+mod operations;
 mod property;
 mod recovery;
 mod show;

@@ -522,7 +522,7 @@ fn operations_that_are_not_supported_say_so() {
     assert_eq!(operation.state(), v1::OperationState::OperationError);
     assert_eq!(operation.operation_id, Some("op".into()));
     assert!(
-        operation.message().contains("RESERVE is not supported yet"),
+        operation.message().contains("names no resources"),
         "{}",
         operation.message()
     );

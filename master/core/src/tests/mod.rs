@@ -12,6 +12,7 @@ mod launch;
 mod maintenance;
 mod management;
 mod mirror;
+mod operations;
 mod property;
 mod restart;
 mod updates;

@@ -1,0 +1,487 @@
+//! Reservations and persistent volumes, from the ACCEPT or the operator's call down to the files.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tepui_tests::{Cluster, Response, Scheduler, request, wait_until};
+
+const CAPABILITIES: [&str; 3] = ["MULTI_ROLE", "RESERVATION_REFINEMENT", "SHARED_RESOURCES"];
+
+fn subscribe(cluster: &Cluster, mut info: Value) -> Scheduler {
+    let capabilities = CAPABILITIES.map(|name| json!({ "type": name }));
+    info["capabilities"] = json!(capabilities);
+    info["roles"] = json!(["web"]);
+    info["failover_timeout"] = json!(600);
+    Scheduler::subscribe(&cluster.master.address, info)
+}
+
+fn scalar(name: &str, amount: f64) -> Value {
+    json!({ "name": name, "type": "SCALAR", "scalar": { "value": amount } })
+}
+
+fn reserved(name: &str, amount: f64) -> Value {
+    let mut resource = scalar(name, amount);
+    resource["reservations"] = json!([{ "type": "DYNAMIC", "role": "web" }]);
+    resource
+}
+
+fn volume(id: &str, megabytes: f64) -> Value {
+    let mut volume = reserved("disk", megabytes);
+    volume["disk"] = json!({
+        "persistence": { "id": id },
+        "volume": { "container_path": "data", "mode": "RW" },
+    });
+    volume
+}
+
+fn shared(id: &str, megabytes: f64) -> Value {
+    let mut volume = volume(id, megabytes);
+    volume["shared"] = json!({});
+    volume
+}
+
+fn reserve(resources: &[Value]) -> Value {
+    json!({ "type": "RESERVE", "reserve": { "resources": resources } })
+}
+
+fn create(volumes: &[Value]) -> Value {
+    json!({ "type": "CREATE", "create": { "volumes": volumes } })
+}
+
+fn destroy(volumes: &[Value]) -> Value {
+    json!({ "type": "DESTROY", "destroy": { "volumes": volumes } })
+}
+
+fn launch(tasks: &[Value]) -> Value {
+    json!({ "type": "LAUNCH", "launch": { "task_infos": tasks } })
+}
+
+fn accept(scheduler: &Scheduler, offer: &Value, operations: &[Value], refuse_seconds: f64) {
+    let accepted = scheduler.call(json!({ "type": "ACCEPT", "accept": {
+        "offer_ids": [offer["id"]],
+        "operations": operations,
+        "filters": { "refuse_seconds": refuse_seconds },
+    }}));
+    assert_eq!(accepted.status, 202, "{}", accepted.text());
+}
+
+/// A task with a volume beside its cpus and memory.
+fn with_volume(id: &str, offer: &Value, command: &str, volume: &Value) -> Value {
+    let mut task = Scheduler::task(id, offer, command);
+    task["resources"]
+        .as_array_mut()
+        .unwrap()
+        .push(volume.clone());
+    task
+}
+
+fn is_volume(resource: &Value, id: &str) -> bool {
+    resource["disk"]["persistence"]["id"] == id
+}
+
+/// How much of a scalar is there under exactly these reservations.
+fn amount(resources: &Value, name: &str, role: Option<&str>) -> f64 {
+    let of_name = resources.as_array().unwrap().iter().filter(|resource| {
+        let last = resource["reservations"]
+            .as_array()
+            .and_then(|stack| stack.last());
+        resource["name"] == name
+            && resource.get("disk").is_none()
+            && last.and_then(|last| last["role"].as_str()) == role
+    });
+    of_name
+        .map(|resource| resource["scalar"]["value"].as_f64().unwrap())
+        .sum()
+}
+
+/// Offers until one satisfies; the others are declined without a filter.
+fn offer_with(scheduler: &mut Scheduler, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    for _ in 0..200 {
+        let offer = scheduler.offer();
+        if wanted(&offer["resources"]) {
+            return offer;
+        }
+        scheduler.call(json!({ "type": "DECLINE", "decline": {
+            "offer_ids": [offer["id"]], "filters": { "refuse_seconds": 0.1 },
+        }}));
+    }
+    panic!("no offer with {what}");
+}
+
+fn operator(cluster: &Cluster, call: Value) -> Response {
+    request(
+        &cluster.master.address,
+        "POST",
+        "/api/v1",
+        &[("Content-Type", "application/json")],
+        call.to_string().as_bytes(),
+    )
+    .unwrap()
+}
+
+fn agent_id(cluster: &Cluster) -> Value {
+    let agents = operator(cluster, json!({ "type": "GET_AGENTS" })).json();
+    agents["get_agents"]["agents"][0]["agent_info"]["id"].clone()
+}
+
+fn operations(cluster: &Cluster) -> Vec<Value> {
+    let answer = operator(cluster, json!({ "type": "GET_OPERATIONS" })).json();
+    assert_eq!(answer["type"], "GET_OPERATIONS");
+    let operations = answer["get_operations"]["operations"].as_array();
+    operations.cloned().unwrap_or_default()
+}
+
+fn volume_on_disk(cluster: &Cluster, id: &str) -> PathBuf {
+    let roles = cluster.folder.path().join("agent-1/volumes/roles/web");
+    roles.join(id)
+}
+
+fn finished(scheduler: &mut Scheduler, task: &str) {
+    let status = loop {
+        let status = scheduler.status();
+        let state = status["state"].as_str().unwrap();
+        if status["task_id"]["value"] == task && !["TASK_STARTING", "TASK_RUNNING"].contains(&state)
+        {
+            break status;
+        }
+    };
+    assert_eq!(status["state"], "TASK_FINISHED", "{status}");
+}
+
+#[test]
+fn a_task_runs_on_what_the_same_accept_reserved() {
+    let cluster = Cluster::start(1);
+    let mut scheduler = subscribe(&cluster, json!({}));
+    let offer = scheduler.offer();
+    let mut task = Scheduler::task("t", &offer, "true");
+    task["resources"] = json!([reserved("cpus", 1.0), reserved("mem", 64.0)]);
+    let mut operation = reserve(&[reserved("cpus", 1.5), reserved("mem", 64.0)]);
+    operation["id"] = json!({ "value": "r1" });
+    accept(&scheduler, &offer, &[operation, launch(&[task])], 0.0);
+    // The operation is told with a uuid, until it is acknowledged.
+    let status =
+        scheduler.expect("UPDATE_OPERATION_STATUS")["update_operation_status"]["status"].clone();
+    assert_eq!(status["operation_id"]["value"], "r1");
+    assert_eq!(status["state"], "OPERATION_FINISHED");
+    assert_eq!(
+        operations(&cluster)[0]["latest_status"]["state"],
+        "OPERATION_FINISHED"
+    );
+    let acknowledged = scheduler.call(json!({
+        "type": "ACKNOWLEDGE_OPERATION_STATUS", "acknowledge_operation_status": {
+            "agent_id": status["agent_id"], "uuid": status["uuid"]["value"],
+            "operation_id": status["operation_id"],
+        },
+    }));
+    assert_eq!(acknowledged.status, 202, "{}", acknowledged.text());
+    wait_until("the operation to be forgotten", || {
+        operations(&cluster).is_empty().then_some(())
+    });
+    finished(&mut scheduler, "t");
+    let offer = offer_with(&mut scheduler, "what was reserved", |resources| {
+        amount(resources, "cpus", Some("web")) == 1.5
+    });
+    accept(
+        &scheduler,
+        &offer,
+        &[json!({ "type": "UNRESERVE", "unreserve": {
+            "resources": [reserved("cpus", 1.5), reserved("mem", 64.0)],
+        }})],
+        0.0,
+    );
+    offer_with(&mut scheduler, "all that was unreserved", |resources| {
+        amount(resources, "cpus", None) == 2.0 && amount(resources, "cpus", Some("web")) == 0.0
+    });
+    // One that is too large leaves everything as it is.
+    let offer = scheduler.offer();
+    let mut large = reserve(&[reserved("cpus", 100.0)]);
+    large["id"] = json!({ "value": "large" });
+    accept(&scheduler, &offer, &[large], 0.0);
+    let status = scheduler.expect("UPDATE_OPERATION_STATUS");
+    assert_eq!(
+        status["update_operation_status"]["status"]["state"],
+        "OPERATION_ERROR"
+    );
+    offer_with(&mut scheduler, "all of it again", |resources| {
+        amount(resources, "cpus", None) == 2.0
+    });
+}
+
+#[test]
+fn a_volume_keeps_its_files_over_tasks_an_agents_and_a_masters_life() {
+    let mut cluster = Cluster::start(1);
+    let mut scheduler = subscribe(&cluster, json!({}));
+    let offer = scheduler.offer();
+    let made = volume("v1", 64.0);
+    let write = with_volume("write", &offer, "echo one > data/file", &made);
+    let steps = [
+        reserve(&[reserved("disk", 64.0)]),
+        create(&[made.clone()]),
+        launch(&[write]),
+    ];
+    accept(&scheduler, &offer, &steps, 0.0);
+    finished(&mut scheduler, "write");
+    let file = volume_on_disk(&cluster, "v1").join("file");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "one\n");
+
+    let has_volume = |resources: &Value| {
+        resources
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|one| is_volume(one, "v1"))
+    };
+    // A task of a framework without checkpointing, so that nothing but the volume can carry the file over.
+    cluster.agents[0].start_again();
+    cluster.wait_for_agents(1);
+    let offer = offer_with(&mut scheduler, "the volume", has_volume);
+    let append = with_volume(
+        "append",
+        &offer,
+        "grep one data/file && echo two >> data/file",
+        &made,
+    );
+    accept(&scheduler, &offer, &[launch(&[append])], 0.0);
+    finished(&mut scheduler, "append");
+
+    cluster.master.start_again();
+    cluster.wait_for_agents(1);
+    let id = json!({ "value": scheduler.framework_id });
+    let mut scheduler = subscribe(&cluster, json!({ "id": id }));
+    let offer = offer_with(&mut scheduler, "the volume", has_volume);
+    // The same volume, read-only and at another path; who only reads cannot write.
+    let mut read = made.clone();
+    read["disk"]["volume"] = json!({ "container_path": "there/too", "mode": "RO" });
+    let command = "grep two there/too/file && ! echo three >> there/too/file";
+    let read = with_volume("read", &offer, command, &read);
+    accept(&scheduler, &offer, &[launch(&[read])], 0.0);
+    finished(&mut scheduler, "read");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "one\ntwo\n");
+
+    let offer = offer_with(&mut scheduler, "the volume", has_volume);
+    accept(&scheduler, &offer, &[destroy(&[made])], 0.0);
+    offer_with(&mut scheduler, "the disk again", |resources| {
+        amount(resources, "disk", Some("web")) == 64.0
+    });
+    wait_until("the files to go", || (!file.exists()).then_some(()));
+}
+
+/// Appends an `x` to `log` in its volume, the first directory after its sandbox.
+const APPEND: &str = r#"(module
+  (import "wasi_snapshot_preview1" "path_open"
+    (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 100) "log")
+  (data (i32.const 200) "x")
+  (func (export "_start")
+    (if (call $open (i32.const 4) (i32.const 0) (i32.const 100) (i32.const 3) (i32.const 1)
+          (i64.const 64) (i64.const 64) (i32.const 1) (i32.const 0))
+      (then (unreachable)))
+    (i32.store (i32.const 16) (i32.const 200))
+    (i32.store (i32.const 20) (i32.const 1))
+    (if (call $write (i32.load (i32.const 0)) (i32.const 16) (i32.const 1) (i32.const 32))
+      (then (unreachable)))))"#;
+
+#[test]
+fn wasm_and_native_tasks_share_one_volume() {
+    let cluster = Cluster::start(1);
+    let module = cluster.folder.path().join("append.wat");
+    std::fs::write(&module, APPEND).unwrap();
+    let mut scheduler = subscribe(&cluster, json!({}));
+    let offer = scheduler.offer();
+    let both = shared("s1", 64.0);
+    let mut guest = with_volume("guest", &offer, "append.wat", &both);
+    guest["command"]["uris"] = json!([{ "value": format!("file://{}", module.display()) }]);
+    // It waits for the guest's letter, so that both have the volume at the same time.
+    let command = "until grep -q x data/log; do sleep 0.05; done; printf y >> data/log";
+    let native = with_volume("native", &offer, command, &both);
+    let steps = [
+        reserve(&[reserved("disk", 64.0)]),
+        create(&[both.clone()]),
+        launch(&[native, guest]),
+    ];
+    accept(&scheduler, &offer, &steps, 0.0);
+    let mut ended = std::collections::BTreeSet::new();
+    while ended.len() < 2 {
+        let status = scheduler.status();
+        match status["state"].as_str().unwrap() {
+            "TASK_STARTING" | "TASK_RUNNING" => {}
+            "TASK_FINISHED" => {
+                ended.insert(status["task_id"]["value"].to_string());
+            }
+            _ => panic!("{status}"),
+        }
+    }
+    let log = volume_on_disk(&cluster, "s1").join("log");
+    assert_eq!(std::fs::read_to_string(log).unwrap(), "xy");
+}
+
+#[test]
+fn destroying_a_shared_volume_rescinds_the_offers_that_hold_it() {
+    let cluster = Cluster::start(1);
+    let mut scheduler = subscribe(&cluster, json!({}));
+    let offer = scheduler.offer();
+    let both = shared("s1", 64.0);
+    let task = with_volume("t", &offer, "sleep 1000", &both);
+    let steps = [
+        reserve(&[reserved("disk", 64.0)]),
+        create(&[both.clone()]),
+        launch(&[task]),
+    ];
+    accept(&scheduler, &offer, &steps, 0.0);
+    scheduler.until("t", "TASK_RUNNING");
+    let offer = offer_with(&mut scheduler, "the volume in use", |resources| {
+        resources
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|one| is_volume(one, "s1"))
+    });
+    let agent = agent_id(&cluster);
+    let call = json!({ "type": "DESTROY_VOLUMES", "destroy_volumes": {
+        "agent_id": agent, "volumes": [both],
+    }});
+    let refused = operator(&cluster, call.clone());
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    assert!(refused.text().contains("is in use"), "{}", refused.text());
+    let kill = json!({ "type": "KILL", "kill": { "task_id": { "value": "t" } } });
+    assert_eq!(scheduler.call(kill).status, 202);
+    scheduler.until("t", "TASK_KILLED");
+    wait_until("the volume to be free", || {
+        (operator(&cluster, call.clone()).status == 202).then_some(())
+    });
+    loop {
+        let rescinded = scheduler.expect("RESCIND");
+        if rescinded["rescind"]["offer_id"] == offer["id"] {
+            return;
+        }
+    }
+}
+
+#[test]
+fn operators_reserve_and_make_volumes_and_hear_what_is_not_possible() {
+    let cluster = Cluster::start(1);
+    let agent = agent_id(&cluster);
+    let call = |kind: &str, field: &str, resources: &[Value]| {
+        let list = if kind.ends_with("VOLUMES") {
+            "volumes"
+        } else {
+            "resources"
+        };
+        operator(
+            &cluster,
+            json!({ "type": kind, field: { "agent_id": agent, list: resources } }),
+        )
+    };
+    let reserve = |resources: &[Value]| call("RESERVE_RESOURCES", "reserve_resources", resources);
+    let unreserve =
+        |resources: &[Value]| call("UNRESERVE_RESOURCES", "unreserve_resources", resources);
+    let create = |volumes: &[Value]| call("CREATE_VOLUMES", "create_volumes", volumes);
+    let destroy = |volumes: &[Value]| call("DESTROY_VOLUMES", "destroy_volumes", volumes);
+    let check = |answer: Response, status: u16| {
+        assert_eq!(answer.status, status, "{}", answer.text());
+    };
+    check(
+        reserve(&[reserved("cpus", 1.0), reserved("disk", 100.0)]),
+        202,
+    );
+    check(reserve(&[reserved("cpus", 50.0)]), 409);
+    check(reserve(&[scalar("cpus", 0.5)]), 400);
+    check(reserve(&[]), 400);
+    let nowhere = json!({ "type": "RESERVE_RESOURCES", "reserve_resources": {
+        "agent_id": { "value": "nowhere" }, "resources": [reserved("cpus", 0.1)],
+    }});
+    check(operator(&cluster, nowhere), 400);
+    check(
+        operator(&cluster, json!({ "type": "RESERVE_RESOURCES" })),
+        400,
+    );
+
+    let mut scheduler = subscribe(&cluster, json!({}));
+    let offer = scheduler.offer();
+    assert_eq!(amount(&offer["resources"], "cpus", Some("web")), 1.0);
+    // The offer gives way to what is wanted of it.
+    check(create(&[volume("v1", 60.0)]), 202);
+    assert_eq!(
+        scheduler.expect("RESCIND")["rescind"]["offer_id"],
+        offer["id"]
+    );
+    offer_with(&mut scheduler, "the volume", |resources| {
+        resources
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|one| is_volume(one, "v1"))
+    });
+    check(create(&[volume("v1", 5.0)]), 400);
+    check(unreserve(&[reserved("disk", 100.0)]), 409);
+    wait_until("the directory", || {
+        volume_on_disk(&cluster, "v1").is_dir().then_some(())
+    });
+    let grow = json!({ "type": "GROW_VOLUME", "grow_volume": {
+        "agent_id": agent, "volume": volume("v1", 60.0), "addition": reserved("disk", 4.0),
+    }});
+    check(operator(&cluster, grow), 202);
+    let shrink = |volume: Value, subtract: f64| {
+        json!({ "type": "SHRINK_VOLUME", "shrink_volume": {
+            "agent_id": agent, "volume": volume, "subtract": { "value": subtract },
+        }})
+    };
+    check(operator(&cluster, shrink(volume("v1", 64.0), 64.0)), 400);
+    check(operator(&cluster, shrink(volume("v1", 64.0), 14.0)), 202);
+    check(destroy(&[volume("v1", 64.0)]), 400);
+    check(destroy(&[volume("v1", 50.0)]), 202);
+    check(
+        unreserve(&[reserved("disk", 100.0), reserved("cpus", 1.0)]),
+        202,
+    );
+    wait_until("the operations to be done", || {
+        operations(&cluster).is_empty().then_some(())
+    });
+    wait_until("the directory to go", || {
+        (!volume_on_disk(&cluster, "v1").exists()).then_some(())
+    });
+}
+
+#[test]
+fn a_reservation_outlives_the_crash_of_its_master() {
+    let mut cluster = Cluster::start(1);
+    let agent = agent_id(&cluster);
+    let call = json!({ "type": "RESERVE_RESOURCES", "reserve_resources": {
+        "agent_id": agent, "resources": [reserved("cpus", 1.0)],
+    }});
+    assert_eq!(operator(&cluster, call).status, 202);
+    wait_until("the agent to have it on disk", || {
+        operations(&cluster).is_empty().then_some(())
+    });
+    cluster.master.start_again();
+    cluster.wait_for_agents(1);
+    let mut scheduler = subscribe(&cluster, json!({}));
+    let offer = offer_with(&mut scheduler, "what was reserved", |resources| {
+        amount(resources, "cpus", Some("web")) == 1.0
+    });
+    // Others do not get it, nor can they undo it.
+    let mut other = Scheduler::subscribe(&cluster.master.address, json!({ "role": "other" }));
+    drop(offer);
+    let decline = json!({ "type": "SUPPRESS", "suppress": {} });
+    assert_eq!(scheduler.call(decline).status, 202);
+    assert_eq!(scheduler.call(json!({ "type": "TEARDOWN" })).status, 202);
+    let offer = other.offer();
+    let held = offer["resources"].as_array().unwrap();
+    assert!(held.iter().all(|one| one["role"] == "*"), "{offer}");
+    let mut stolen = scalar("cpus", 1.0);
+    stolen["role"] = json!("web");
+    stolen["reservation"] = json!({});
+    let steal = json!({ "type": "UNRESERVE", "id": { "value": "steal" }, "unreserve": {
+        "resources": [stolen],
+    }});
+    accept(&other, &offer, &[steal], 0.0);
+    let status = other.next("UPDATE_OPERATION_STATUS", Duration::from_secs(30));
+    let status = status.expect("it is told");
+    assert_eq!(
+        status["update_operation_status"]["status"]["state"],
+        "OPERATION_ERROR"
+    );
+}
