@@ -6,8 +6,9 @@ use tepui_api::convert::{ResourceFormat, attributes_to_wire, resources_to_wire};
 use tepui_api::v1;
 use tepui_model::{
     Milli, ParseError, Ranges, Reservation, Resource, Resources, Role, parse_attributes,
-    parse_resources,
 };
+
+use crate::resources_flag::{Given, ResourcesError, read_resources};
 
 /// What is left to the system of a large enough machine, and where "large enough" begins.
 const MEMORY_LEFT_MB: u64 = 1024;
@@ -26,11 +27,11 @@ pub(crate) fn resources(
     flag: &str,
     default_role: &Role,
     work_dir: &Path,
-) -> Result<Resources, ParseError> {
-    let mut resources = parse_resources(flag, default_role)?;
-    let has = |resources: &Resources, name: &str| {
-        resources.iter().any(|resource| &*resource.name == name)
-    };
+) -> Result<Resources, ResourcesError> {
+    let Given {
+        mut resources,
+        names,
+    } = read_resources(flag, default_role)?;
     let whole = |amount: u64| {
         Milli(
             i64::try_from(amount)
@@ -47,12 +48,11 @@ pub(crate) fn resources(
         ("mem", |_| memory_mb()),
         ("disk", disk_mb),
     ] {
-        // An amount of nothing, written out, is an amount.
-        if !has(&resources, name) && !names(flag, name) {
+        if !names.contains(name) {
             resources.add_resource(own(Resource::scalar(name, whole(amount(work_dir)))));
         }
     }
-    if !has(&resources, "ports") && !names(flag, "ports") {
+    if !names.contains("ports") {
         let ports = Ranges::single(PORTS.0, PORTS.1);
         resources.add_resource(own(Resource::ranges("ports", ports)));
     }
@@ -89,13 +89,6 @@ pub(crate) fn hostname() -> String {
         .and_then(|name| name.into_string().ok());
     name.filter(|name| !name.is_empty())
         .unwrap_or_else(|| "localhost".to_owned())
-}
-
-fn names(flag: &str, name: &str) -> bool {
-    flag.split(';').any(|piece| {
-        let named = piece.split(':').next().unwrap_or_default();
-        named.split('(').next().unwrap_or_default().trim() == name
-    })
 }
 
 fn cpus(_: &Path) -> u64 {

@@ -239,7 +239,7 @@ fn variables(text: &str) -> Result<BTreeMap<String, String>, String> {
 
 /// Checked here, so that a mistake is told before anything is made.
 fn resources(text: &str) -> Result<String, String> {
-    match tepui_model::parse_resources(text, &tepui_model::Role::star()) {
+    match tepui_agent::read_resources(text, &tepui_model::Role::star()) {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(error.to_string()),
     }

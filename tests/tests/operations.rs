@@ -95,10 +95,17 @@ fn amount(resources: &Value, name: &str, role: Option<&str>) -> f64 {
         .sum()
 }
 
-/// Offers until one satisfies; the others are declined without a filter.
+/// Offers until one satisfies that has not been rescinded; the others are declined for a moment.
 fn offer_with(scheduler: &mut Scheduler, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    let mut rescinded = Vec::new();
     for _ in 0..200 {
         let offer = scheduler.offer();
+        while let Some(event) = scheduler.next("RESCIND", Duration::ZERO) {
+            rescinded.push(event["rescind"]["offer_id"].clone());
+        }
+        if rescinded.contains(&offer["id"]) {
+            continue;
+        }
         if wanted(&offer["resources"]) {
             return offer;
         }
@@ -190,11 +197,10 @@ fn a_task_runs_on_what_the_same_accept_reserved() {
         }})],
         0.0,
     );
-    offer_with(&mut scheduler, "all that was unreserved", |resources| {
+    let offer = offer_with(&mut scheduler, "all that was unreserved", |resources| {
         amount(resources, "cpus", None) == 2.0 && amount(resources, "cpus", Some("web")) == 0.0
     });
     // One that is too large leaves everything as it is.
-    let offer = scheduler.offer();
     let mut large = reserve(&[reserved("cpus", 100.0)]);
     large["id"] = json!({ "value": "large" });
     accept(&scheduler, &offer, &[large], 0.0);

@@ -5,6 +5,7 @@ mod agents;
 mod allocation;
 mod calls;
 mod departure;
+mod estate;
 mod groups;
 mod happenings;
 mod harness;

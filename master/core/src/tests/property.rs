@@ -10,12 +10,13 @@ use tepui_api::v1::scheduler::call;
 use tepui_api::v1::task_status::Reason;
 use tepui_api::v1::{self, TaskState};
 
+use super::estate::{self, Estate};
 use super::harness::*;
 use super::mirror::Mirror;
 use crate::Input;
 use crate::tasks::rank;
 
-const MACHINE: &str = "cpus:4;mem:1024;ports:[31000-31009]";
+const MACHINE: &str = "cpus:4;mem:1024;disk:200;ports:[31000-31009]";
 
 struct Random(u64);
 
@@ -45,6 +46,7 @@ struct Machine {
     up: bool,
     tasks: BTreeMap<(String, String), Real>,
     infos: BTreeMap<String, v1::FrameworkInfo>,
+    estate: Estate,
 }
 
 struct Real {
@@ -58,6 +60,7 @@ struct Framework {
     connected: bool,
     offers: Vec<v1::Offer>,
     unacknowledged: Vec<(String, v1::TaskStatus)>,
+    unacknowledged_operations: Vec<v1::OperationStatus>,
 }
 
 struct World {
@@ -72,6 +75,7 @@ struct World {
     launched: u64,
     /// What an operator knows who listens all the time.
     mirror: Mirror,
+    applied: u64,
     /// How often schedulers were told each reason.
     reasons: BTreeMap<Reason, usize>,
 }
@@ -90,6 +94,7 @@ impl World {
             ranks: BTreeMap::new(),
             launched: 0,
             mirror,
+            applied: 0,
             reasons: BTreeMap::new(),
         }
     }
@@ -186,6 +191,7 @@ impl World {
             register.agent.hostname.clone_from(&hostname);
             let agent = self.cluster.register(register);
             self.machines.push(Machine {
+                estate: Estate::new(&agent.id, MACHINE),
                 agent,
                 hostname,
                 up: true,
@@ -204,6 +210,11 @@ impl World {
         } else {
             partition_aware("aware")
         };
+        if self.random.below(3) > 0 {
+            info.role = Some("web".to_owned());
+            let shares = v1::framework_info::capability::Type::SharedResources;
+            info = with_capability(info, shares);
+        }
         info.checkpoint = Some(self.random.below(3) > 0);
         info.failover_timeout = Some(self.random.below(200) as f64);
         let scheduler = self.cluster.subscribe(info.clone());
@@ -215,6 +226,7 @@ impl World {
             connected: true,
             offers,
             unacknowledged,
+            unacknowledged_operations: Vec::new(),
         });
     }
 
@@ -283,6 +295,8 @@ impl World {
         let mut register = reregister(&machine.agent, MACHINE, tasks);
         register.frameworks = machine.infos.values().cloned().collect();
         register.agent.hostname.clone_from(&machine.hostname);
+        register.total = machine.estate.total();
+        register.operations = machine.estate.operations();
         machine.agent = self.cluster.register(register);
         machine.up = true;
         let waiting: Vec<(String, String)> = machine.tasks.keys().cloned().collect();
@@ -292,6 +306,19 @@ impl World {
         let id = tepui_model::AgentId::from(self.machines[index].agent.id.as_str());
         if let Some(config) = self.cluster.core.drain_config(&id) {
             self.end_tasks_for_drain(index, config);
+        }
+        self.tell_operations(index);
+    }
+
+    /// What became of the operations, once more.
+    fn tell_operations(&mut self, index: usize) {
+        let machine = &self.machines[index];
+        let (link, updates) = (machine.agent.link, machine.estate.updates());
+        if machine.up {
+            for update in updates {
+                self.cluster
+                    .from(link, to_master::Body::OperationUpdate(update));
+            }
         }
     }
 
@@ -327,12 +354,24 @@ impl World {
             self.launched += 1;
             let cpus = 1 + self.random.below(30);
             let wanted = format!("cpus:0.{cpus:02};mem:{}", 10 + self.random.below(300));
-            tasks.push(task(&first, &format!("t{}", self.launched), &wanted));
+            let mut task = task(&first, &format!("t{}", self.launched), &wanted);
+            if self.random.below(3) == 0 {
+                let volume = estate::some_volume(self.random.below(100), &same);
+                task.resources.extend(volume);
+            }
+            tasks.push(task);
         }
-        self.cluster.call(
-            &scheduler,
-            accept(&same, vec![launch(tasks)], Some(refuse_seconds)),
-        );
+        let mut operations = vec![launch(tasks)];
+        for _ in 0..self.random.below(4) {
+            let mut operation = estate::operation(|limit| self.random.below(limit), &same);
+            if self.random.below(2) == 0 {
+                operation.id = Some(format!("o{}", self.random.below(50)).as_str().into());
+            }
+            let place = self.random.below(operations.len() + 1);
+            operations.insert(place, operation);
+        }
+        self.cluster
+            .call(&scheduler, accept(&same, operations, Some(refuse_seconds)));
     }
 
     /// Some task on some machine gets a step further.
@@ -400,6 +439,23 @@ impl World {
         let Some(index) = self.random_framework() else {
             return;
         };
+        let framework = &mut self.frameworks[index];
+        if !framework.unacknowledged_operations.is_empty() {
+            let count = framework.unacknowledged_operations.len();
+            let status = framework
+                .unacknowledged_operations
+                .remove(self.random.below(count));
+            let acknowledge = call::AcknowledgeOperationStatus {
+                agent_id: status.agent_id,
+                resource_provider_id: None,
+                uuid: status.uuid.expect("only those with a uuid are kept").value,
+                operation_id: status.operation_id.expect("only those with an id are told"),
+            };
+            let mut call = plain(call::Type::AcknowledgeOperationStatus);
+            call.acknowledge_operation_status = Some(acknowledge);
+            let scheduler = framework.scheduler.clone();
+            self.cluster.call(&scheduler, call);
+        }
         let framework = &mut self.frameworks[index];
         if framework.unacknowledged.is_empty() {
             return;
@@ -518,6 +574,26 @@ impl World {
                     self.end_tasks_for_drain(index, config);
                 }
             }
+            to_agent::Body::ApplyOperation(apply) => {
+                let uuid = Bytes::from(format!("{:016}", self.cluster.number()));
+                let fails = self.random.below(20) == 0;
+                self.machines[index].estate.apply(apply, fails, uuid);
+                self.applied += 1;
+                self.tell_operations(index);
+            }
+            to_agent::Body::AcknowledgeOperation(acknowledge) => {
+                self.machines[index].estate.acknowledge(&acknowledge);
+            }
+            to_agent::Body::ReconcileOperations(reconcile) => {
+                for operation in reconcile.operations {
+                    if !self.machines[index].estate.knows(&operation.uuid) {
+                        let uuid = Bytes::from(format!("{:016}", self.cluster.number()));
+                        let dropped = v1::OperationState::OperationDropped;
+                        self.machines[index].estate.note(operation, dropped, uuid);
+                    }
+                }
+                self.tell_operations(index);
+            }
             to_agent::Body::Kill(kill) => {
                 let key = (kill.framework_id.value, kill.task_id.value);
                 let task = self.machines[index].tasks.get(&key);
@@ -597,6 +673,11 @@ impl World {
                 .offers
                 .retain(|offer| offer.id != rescind.offer_id);
         }
+        if let Some(update) = event.update_operation_status
+            && update.status.uuid.is_some()
+        {
+            framework.unacknowledged_operations.push(update.status);
+        }
         let Some(update) = event.update else { return };
         let status = update.status;
         if let (Some(agent), Some(_)) = (&status.agent_id, &status.uuid) {
@@ -650,6 +731,12 @@ impl World {
             );
             there.insert(key);
         }
+        // Everything has arrived, so master and agents agree on what there is.
+        for machine in self.machines.iter().filter(|machine| machine.up) {
+            if let Some(agent) = view.agent(&machine.agent.id) {
+                assert_eq!(agent.total, machine.estate.total, "of {}", agent.id);
+            }
+        }
         // One that left the table may come back in an earlier state: its agent was unreachable in between.
         self.ranks.retain(|key, _| there.contains(key));
         for happening in std::mem::take(&mut self.cluster.happenings) {
@@ -661,7 +748,7 @@ impl World {
 
 #[test]
 fn whatever_happens_the_tables_agree_and_every_task_ends_once() {
-    let mut launched = 0;
+    let (mut launched, mut applied) = (0, 0);
     let mut reasons: BTreeMap<Reason, usize> = BTreeMap::new();
     for seed in 0..60 {
         let mut world = World::new(seed);
@@ -669,11 +756,13 @@ fn whatever_happens_the_tables_agree_and_every_task_ends_once() {
             world.step();
         }
         launched += world.launched;
+        applied += world.applied;
         for (reason, times) in world.reasons {
             *reasons.entry(reason).or_default() += times;
         }
         world.cluster.apply(Input::Tick);
     }
+    assert!(applied > 200, "{applied} operations");
     assert!(
         launched > 1000,
         "chance must do something worth checking: {launched} tasks"
