@@ -6,7 +6,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 use tepui_agent_core::{AgentView, TaskView};
-use tepui_api::convert::{ResourceFormat, resources_from_wire, resources_to_wire};
+use tepui_api::convert::{ResourceFormat, resources_to_wire};
 use tepui_api::entries;
 use tepui_api::json::to_value;
 use tepui_api::legacy::{Attributes, Each, Message, Sums, Task, labels};
@@ -37,9 +37,7 @@ impl Serialize for State<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (about, view) = (self.about, self.view);
         let info = reads::info(about, view);
-        let total = resources_from_wire(&info.resources)
-            .map(|(resources, _)| resources)
-            .unwrap_or_default();
+        let total = view.total.clone();
         let frameworks = shown::frameworks(view);
         let mut allocated = Resources::new();
         frameworks

@@ -84,7 +84,9 @@ pub(crate) fn answer(read: Read, site: &Site, view: &AgentView) -> Response {
             Type::GetExecutors
         }
         Read::Operations => {
-            response.get_operations = Some(response::GetOperations::default());
+            response.get_operations = Some(response::GetOperations {
+                operations: view.operations.clone(),
+            });
             Type::GetOperations
         }
         Read::Tasks => {

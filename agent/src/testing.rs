@@ -328,6 +328,7 @@ pub(crate) fn site(events: mpsc::Sender<crate::owner::Event>) -> crate::site::Si
         fetcher: Fetcher::new(store("fetch"), Duration::from_secs(5), None).unwrap(),
         compiler: Compiler::new("/bin/false".into(), store("compiled"), limits),
         surroundings: surroundings.clone(),
+        volumes: crate::persistent::Volumes::start(work_dir.clone(), mpsc::channel(1).0).unwrap(),
     };
     let settings = Settings {
         work_dir: work_dir.clone(),
