@@ -1,4 +1,5 @@
 //! Reservations and persistent volumes, from the ACCEPT or the operator's call down to the files.
+#![allow(clippy::unwrap_used, reason = "all of this is test code")]
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -223,7 +224,7 @@ fn a_volume_keeps_its_files_over_tasks_an_agents_and_a_masters_life() {
     let write = with_volume("write", &offer, "echo one > data/file", &made);
     let steps = [
         reserve(&[reserved("disk", 64.0)]),
-        create(&[made.clone()]),
+        create(std::slice::from_ref(&made)),
         launch(&[write]),
     ];
     accept(&scheduler, &offer, &steps, 0.0);
@@ -305,7 +306,7 @@ fn wasm_and_native_tasks_share_one_volume() {
     let native = with_volume("native", &offer, command, &both);
     let steps = [
         reserve(&[reserved("disk", 64.0)]),
-        create(&[both.clone()]),
+        create(std::slice::from_ref(&both)),
         launch(&[native, guest]),
     ];
     accept(&scheduler, &offer, &steps, 0.0);
@@ -333,7 +334,7 @@ fn destroying_a_shared_volume_rescinds_the_offers_that_hold_it() {
     let task = with_volume("t", &offer, "sleep 1000", &both);
     let steps = [
         reserve(&[reserved("disk", 64.0)]),
-        create(&[both.clone()]),
+        create(std::slice::from_ref(&both)),
         launch(&[task]),
     ];
     accept(&scheduler, &offer, &steps, 0.0);

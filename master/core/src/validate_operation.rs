@@ -23,17 +23,17 @@ pub(crate) enum OperationInvalid {
     #[error("Resource {name} has 'allocation_info', which an operator's call must not set")]
     Allocated { name: String },
     #[error("Resource {0} is not dynamically reserved")]
-    NotDynamic(Resource),
+    NotDynamic(Box<Resource>),
     #[error("Resource {resource} is reserved to role '{reserved}', but allocated to role '{role}'")]
     OtherRole {
-        resource: Resource,
+        resource: Box<Resource>,
         reserved: Role,
         role: Role,
     },
     #[error("Resource {0} is revocable and cannot be reserved")]
-    Revocable(Resource),
+    Revocable(Box<Resource>),
     #[error("Resource {0} is of a storage provider, which agents here do not have")]
-    Provider(Resource),
+    Provider(Box<Resource>),
     #[error(
         "{what} is attempted by principal '{principal}', but {resource} has {}",
         found.as_deref().map_or("no principal".to_owned(), |found| format!("the principal '{found}'"))
@@ -41,29 +41,29 @@ pub(crate) enum OperationInvalid {
     Principal {
         what: &'static str,
         principal: String,
-        resource: Resource,
+        resource: Box<Resource>,
         found: Option<String>,
     },
     #[error(
         "Persistent volume {0} can be neither reserved nor unreserved; destroy it, and reserve or unreserve its disk"
     )]
-    VolumeReservation(Resource),
+    VolumeReservation(Box<Resource>),
     #[error("'source' is only for operators: the resources of an offer are reserved as they are")]
     Source,
     #[error("'source' and 'resources' must be the same resources but for their reservations")]
     SourceDiffers,
     #[error("{0} is reserved statically, which only the agent's --resources can change")]
-    Static(Resource),
+    Static(Box<Resource>),
     #[error("Resource {0} is not a persistent volume: it lacks 'disk.persistence'")]
-    NoVolume(Resource),
+    NoVolume(Box<Resource>),
     #[error(
         "Persistent volume {0}: 'disk.volume' must be set, with mode RW and without 'host_path'"
     )]
-    VolumeForm(Resource),
+    VolumeForm(Box<Resource>),
     #[error(
         "Persistent volume {0}: 'disk.volume.container_path' must be a path inside the sandbox"
     )]
-    VolumePath(Resource),
+    VolumePath(Box<Resource>),
     #[error("{0}")]
     Id(#[from] IdError),
     #[error("Persistence ID '{id}' is in use already for role '{role}' on this agent")]
@@ -71,24 +71,24 @@ pub(crate) enum OperationInvalid {
     #[error(
         "A framework without the capability SHARED_RESOURCES cannot make the shared volume {0}"
     )]
-    NotSharing(Resource),
+    NotSharing(Box<Resource>),
     #[error("Persistent volume {0} is not found on the agent")]
-    VolumeUnknown(Resource),
+    VolumeUnknown(Box<Resource>),
     #[error("Persistent volume {0} is in use")]
-    VolumeInUse(Resource),
+    VolumeInUse(Box<Resource>),
     #[error("Shared persistent volume {0} cannot be resized")]
-    Shared(Resource),
+    Shared(Box<Resource>),
     #[error("The size added or taken away must be a positive number")]
     NoSize,
     #[error("'addition' {addition} is not of the disk that volume {volume} is made of")]
     OtherDisk {
-        addition: Resource,
-        volume: Resource,
+        addition: Box<Resource>,
+        volume: Box<Resource>,
     },
     #[error("Persistent volume {0} is a whole MOUNT disk and cannot be shrunk")]
-    Mount(Resource),
+    Mount(Box<Resource>),
     #[error("Nothing would be left of persistent volume {0}")]
-    NothingLeft(Resource),
+    NothingLeft(Box<Resource>),
     #[error("{consumed} are needed, but only {available} are there")]
     TooMuch {
         consumed: Resources,
@@ -157,7 +157,8 @@ pub(crate) fn check(change: &Change, asker: &Asker<'_>) -> Result<(), OperationI
             }
             let disk = volume.clone().without_volume();
             if addition.compare_identity(&disk).is_ne() || disk.is_indivisible() {
-                let (addition, volume) = (addition.clone(), volume.clone());
+                let addition = Box::new(addition.clone());
+                let volume = Box::new(volume.clone());
                 return Err(OperationInvalid::OtherDisk { addition, volume });
             }
             Ok(())
@@ -168,10 +169,10 @@ pub(crate) fn check(change: &Change, asker: &Asker<'_>) -> Result<(), OperationI
                 return Err(OperationInvalid::NoSize);
             }
             if volume.is_mount() {
-                return Err(OperationInvalid::Mount(volume.clone()));
+                return Err(OperationInvalid::Mount(Box::new(volume.clone())));
             }
             if volume.quantity.amount() <= *subtract {
-                return Err(OperationInvalid::NothingLeft(volume.clone()));
+                return Err(OperationInvalid::NothingLeft(Box::new(volume.clone())));
             }
             Ok(())
         }
@@ -179,7 +180,7 @@ pub(crate) fn check(change: &Change, asker: &Asker<'_>) -> Result<(), OperationI
 }
 
 fn check_reservation(resource: &Resource, asker: &Asker<'_>) -> Result<(), OperationInvalid> {
-    let owned = || resource.clone();
+    let owned = || Box::new(resource.clone());
     let reservation = match resource.reservations.last() {
         Some(reservation) if reservation.dynamic => reservation,
         _ => return Err(OperationInvalid::NotDynamic(owned())),
@@ -221,7 +222,7 @@ fn check_principal(
         Some(principal) if found != Some(principal) => Err(OperationInvalid::Principal {
             what,
             principal: principal.to_owned(),
-            resource: resource.clone(),
+            resource: Box::new(resource.clone()),
             found: found.map(str::to_owned),
         }),
         _ => Ok(()),
@@ -241,7 +242,9 @@ fn check_source(
         return Err(OperationInvalid::Source);
     }
     if let Some(volume) = source.iter().find(|source| source.persistence().is_some()) {
-        return Err(OperationInvalid::VolumeReservation(volume.clone()));
+        return Err(OperationInvalid::VolumeReservation(Box::new(
+            volume.clone(),
+        )));
     }
     if source.map(Resource::unreserved) != resources.map(Resource::unreserved) {
         return Err(OperationInvalid::SourceDiffers);
@@ -256,17 +259,19 @@ fn check_source(
             .any(|source| source.name == resource.name && fixed(source) != fixed(resource))
     });
     match changed {
-        Some(resource) => Err(OperationInvalid::Static(resource.clone())),
+        Some(resource) => Err(OperationInvalid::Static(Box::new(resource.clone()))),
         None => Ok(()),
     }
 }
 
 fn check_unreservation(resource: &Resource) -> Result<(), OperationInvalid> {
     if !resource.is_dynamically_reserved() {
-        return Err(OperationInvalid::NotDynamic(resource.clone()));
+        return Err(OperationInvalid::NotDynamic(Box::new(resource.clone())));
     }
     if resource.persistence().is_some() {
-        return Err(OperationInvalid::VolumeReservation(resource.clone()));
+        return Err(OperationInvalid::VolumeReservation(Box::new(
+            resource.clone(),
+        )));
     }
     Ok(())
 }
@@ -274,7 +279,7 @@ fn check_unreservation(resource: &Resource) -> Result<(), OperationInvalid> {
 fn check_create(volumes: &Resources, asker: &Asker<'_>) -> Result<(), OperationInvalid> {
     let mut ids = Vec::new();
     for volume in volumes.iter() {
-        let owned = || volume.clone();
+        let owned = || Box::new(volume.clone());
         let Some(persistence) = volume.persistence() else {
             return Err(OperationInvalid::NoVolume(owned()));
         };
@@ -330,26 +335,26 @@ fn is_inside(path: &str) -> bool {
 
 fn check_destroy(volume: &Resource, asker: &Asker<'_>) -> Result<(), OperationInvalid> {
     if volume.persistence().is_none() {
-        return Err(OperationInvalid::NoVolume(volume.clone()));
+        return Err(OperationInvalid::NoVolume(Box::new(volume.clone())));
     }
     if !asker.total.contains_resource(volume) {
-        return Err(OperationInvalid::VolumeUnknown(volume.clone()));
+        return Err(OperationInvalid::VolumeUnknown(Box::new(volume.clone())));
     }
     if asker.used.contains_resource(volume) {
-        return Err(OperationInvalid::VolumeInUse(volume.clone()));
+        return Err(OperationInvalid::VolumeInUse(Box::new(volume.clone())));
     }
     Ok(())
 }
 
 fn check_resize(volume: &Resource) -> Result<(), OperationInvalid> {
     if volume.persistence().is_none() {
-        return Err(OperationInvalid::NoVolume(volume.clone()));
+        return Err(OperationInvalid::NoVolume(Box::new(volume.clone())));
     }
     if volume.shared {
-        return Err(OperationInvalid::Shared(volume.clone()));
+        return Err(OperationInvalid::Shared(Box::new(volume.clone())));
     }
     if volume.provider_id.is_some() {
-        return Err(OperationInvalid::Provider(volume.clone()));
+        return Err(OperationInvalid::Provider(Box::new(volume.clone())));
     }
     Ok(())
 }

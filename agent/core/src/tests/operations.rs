@@ -228,8 +228,10 @@ fn an_agent_with_too_little_for_what_was_made_does_not_start() {
         saved,
         ..Recovered::default()
     };
-    let mut less = Config::default();
-    less.strict = false;
+    let mut less = Config {
+        strict: false,
+        ..Config::default()
+    };
     less.info.resources = vec![scalar("cpus", 2.0)];
     let error = Core::new(less.clone(), recovered.clone(), agent.now).unwrap_err();
     assert!(error.to_string().contains("have no room"), "{error}");
