@@ -214,7 +214,7 @@ fn a_guest_sees_its_volumes_and_writes_only_where_it_may() {
     assert!(!bench.sandbox("fixed").join("out.txt").exists());
 
     spec.volumes[1].host = bench.sandbox("data").join("gone");
-    let status = run(spec);
+    let status = refused(spec);
     assert_eq!(status.reason(), Reason::ContainerLaunchFailed);
     assert!(
         status

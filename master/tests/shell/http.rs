@@ -289,19 +289,27 @@ async fn operators_read_in_json_and_in_protobuf() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_not_there_is_refused_by_its_name() {
+async fn every_call_of_an_operator_is_known_and_what_it_lacks_is_said() {
     let master = master().await;
     let at = master.running.address();
-    for call in ["GET_QUOTA", "RESERVE_RESOURCES"] {
-        let body = match call {
-            "RESERVE_RESOURCES" => {
-                r#"{"type": "RESERVE_RESOURCES", "reserve_resources": {"agent_id": {"value": "a"}}}"#.to_owned()
-            }
-            call => format!(r#"{{"type": "{call}"}}"#),
-        };
+    for (body, status, says) in [
+        (r#"{"type": "GET_QUOTA"}"#, 200, "get_quota"),
+        (r#"{"type": "GET_OPERATIONS"}"#, 200, "get_operations"),
+        (
+            r#"{"type": "RESERVE_RESOURCES", "reserve_resources": {"agent_id": {"value": "a"}}}"#,
+            400,
+            "a",
+        ),
+        (
+            r#"{"type": "DRAIN_AGENT"}"#,
+            400,
+            "Expecting 'drain_agent' to be present",
+        ),
+        (r#"{"type": "UNKNOWN"}"#, 501, ""),
+    ] {
         let response = send(at, "POST", "/api/v1", &[JSON], body.as_bytes()).await;
-        assert_eq!(response.status, 501, "{call}: {}", response.text());
-        assert!(response.text().contains(call), "{}", response.text());
+        assert_eq!(response.status, status, "{body}: {}", response.text());
+        assert!(response.text().contains(says), "{}", response.text());
     }
 }
 
