@@ -105,10 +105,11 @@ impl Scheduler {
 
     /// Launches tasks on an offer.
     pub fn launch(&self, offer: &Value, tasks: &[Value]) -> Response {
-        self.accept(
-            offer,
-            json!({ "type": "LAUNCH", "launch": { "task_infos": tasks } }),
-        )
+        let launch = json!({ "type": "LAUNCH", "launch": { "task_infos": tasks } });
+        self.call(json!({ "type": "ACCEPT", "accept": {
+            "offer_ids": [offer["id"]],
+            "operations": [launch],
+        }}))
     }
 
     /// Launches a task group on an offer.
@@ -121,6 +122,7 @@ impl Scheduler {
     }
 
     /// Carries one operation out on an offer; what it leaves over is offered again at once.
+    /// What is left of the offer may come again at once.
     pub fn accept(&self, offer: &Value, operation: Value) -> Response {
         self.call(json!({ "type": "ACCEPT", "accept": {
             "offer_ids": [offer["id"]],

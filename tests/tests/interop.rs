@@ -273,7 +273,7 @@ fn null_is_unset_unknown_fields_are_skipped_and_numbers_come_in_every_notation()
             { "type": "LAUNCH", "launch": { "task_infos": [task] }, "reserve": null }] } });
     let text = text
         .to_string()
-        .replace("\"value\":32}", "\"value\":3.2e+01}");
+        .replace("\"value\":32.0}", "\"value\":3.2e+01}");
     assert!(text.contains("3.2e+01"));
     let headers = [JSON, ("Mesos-Stream-Id", scheduler.stream_id.as_str())];
     let answer = request(

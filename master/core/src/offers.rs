@@ -19,7 +19,7 @@ use crate::{messages, wire};
 
 const DEFAULT_REFUSE: Duration = Duration::from_secs(5);
 /// How many offers of one agent a scheduler may have open in one role.
-const MOST_FRAGMENTS: usize = 4;
+const MOST_FRAGMENTS: usize = 64;
 const LONGEST_REFUSE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 impl From<AgentKey> for allocator::AgentKey {
