@@ -122,7 +122,6 @@ impl Scheduler {
     }
 
     /// Carries one operation out on an offer; what it leaves over is offered again at once.
-    /// What is left of the offer may come again at once.
     pub fn accept(&self, offer: &Value, operation: Value) -> Response {
         self.call(json!({ "type": "ACCEPT", "accept": {
             "offer_ids": [offer["id"]],

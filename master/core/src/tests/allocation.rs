@@ -490,25 +490,25 @@ fn a_request_has_the_named_agent_offered_first() {
 #[test]
 fn many_small_offers_of_one_agent_become_one() {
     let mut cluster = Cluster::new();
-    cluster.agent("cpus:8;mem:1024");
+    cluster.agent("cpus:66;mem:16384");
     let scheduler = cluster.subscribe(info("one"));
     let offer = cluster.offers(&scheduler).remove(0);
-    let tasks = (0..8).map(|number| task(&offer, &format!("t{number}"), "cpus:1;mem:128"));
+    let tasks = (0..66).map(|number| task(&offer, &format!("t{number}"), "cpus:1;mem:128"));
     let tasks: Vec<_> = tasks.collect();
     cluster.launch(&scheduler, &[offer], tasks);
     let agent = Agent {
         id: "m0-S0".to_owned(),
         link: crate::LinkKey(2),
     };
-    for number in 0..5 {
+    for number in 0..65 {
         let id = format!("t{number}");
         cluster.update(&scheduler, &agent, &id, v1::TaskState::TaskFinished);
         cluster.settle();
     }
     let events = cluster.events(&scheduler);
-    assert_eq!(rescinded(&events), 4);
+    assert_eq!(rescinded(&events), 64);
     let last = events.iter().rev().find_map(|event| event.offers.as_ref());
-    assert_eq!(cpus(&last.unwrap().offers), 5.0);
+    assert_eq!(cpus(&last.unwrap().offers), 65.0);
     assert_eq!(cluster.view().offers.len(), 1);
 }
 
