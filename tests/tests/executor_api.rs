@@ -284,7 +284,9 @@ fn an_executor_that_exits_fails_its_tasks_and_its_framework_hears_how() {
     let mut scheduler = scheduler(&cluster);
     let offer = scheduler.offer();
     let executor = scheduler.custom_executor("own", "sleep 3; exit 7");
-    scheduler.launch(&offer, &[Scheduler::executor_task("a", &offer, &executor)]);
+    let task = Scheduler::executor_task("a", &offer, &executor);
+    let launch = json!({ "type": "LAUNCH", "launch": { "task_infos": [task] } });
+    scheduler.accept(&offer, launch);
     let mut own = subscribed(&cluster, &scheduler);
     own.expect("LAUNCH");
     own.update("a", "TASK_RUNNING");
