@@ -13,6 +13,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tepui-access", &[]),
     ("tepui-api", &["tepui-model"]),
     ("tepui-allocator", &["tepui-model"]),
+    ("tepui-fetch", &["tepui-model"]),
+    (
+        "tepui-sim",
+        &[
+            "tepui-model",
+            "tepui-api",
+            "tepui-allocator",
+            "tepui-master-core",
+            "tepui-agent-core",
+        ],
+    ),
     (
         "tepui-master-core",
         &[
@@ -28,6 +39,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tepui-access",
             "tepui-model",
             "tepui-api",
+            "tepui-fetch",
             "tepui-master-core",
         ],
     ),
@@ -38,6 +50,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tepui-access",
             "tepui-model",
             "tepui-api",
+            "tepui-fetch",
             "tepui-agent-core",
         ],
     ),

@@ -1,0 +1,1 @@
+//! The pure cores on a seeded network and a virtual clock.
