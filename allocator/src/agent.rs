@@ -7,7 +7,7 @@ use tepui_model::{Milli, Quantities, Resources, Role, Tick};
 use crate::FrameworkKey;
 use crate::config::FrameworkCapabilities;
 use crate::constraints::AgentTraits;
-use crate::share::{Amounts, Change};
+use crate::share::Amounts;
 use crate::tree::NodeId;
 
 /// How many refusals a framework may have in force on one agent for one role; the first to end is dropped for another.
@@ -22,16 +22,16 @@ pub(crate) struct Agent {
     pub(crate) total: Resources,
     pub(crate) traits: AgentTraits,
     pub(crate) active: bool,
-    pub(crate) held: BTreeMap<Holder, Hold>,
-    /// The sum over all holders.
-    pub(crate) held_sum: Resources,
+    has_gpus: bool,
+    /// By holder.
+    pub(crate) held: Vec<(Holder, Hold)>,
     /// What may be offered: what nobody holds, and shared resources whoever holds them.
     pub(crate) available: Resources,
     pub(crate) filters: BTreeMap<Holder, Vec<Filter>>,
     /// Those with a refusal that has run out and waits for the others to be asked.
     pub(crate) lapsed: BTreeSet<Holder>,
     /// How much of what is available here is counted as free for quotas.
-    pub(crate) counted: Change,
+    pub(crate) counted: Amounts,
 }
 
 #[derive(Debug, Default)]
@@ -56,23 +56,52 @@ impl Agent {
     pub(crate) fn new(total: Resources, traits: AgentTraits) -> Self {
         Self {
             available: total.clone(),
+            has_gpus: total.gpus().is_positive(),
             total,
             traits,
             active: true,
-            held: BTreeMap::new(),
-            held_sum: Resources::new(),
+            held: Vec::new(),
             filters: BTreeMap::new(),
             lapsed: BTreeSet::new(),
-            counted: Change::new(),
+            counted: Amounts::default(),
         }
     }
 
     /// What is left of a total. An agent may have shrunk below what is in use: then nothing is.
     pub(crate) fn left_over(&self) -> Resources {
         let mut left = self.total.filter(|resource| !resource.shared);
-        left.subtract(&self.held_sum);
+        for (_, hold) in &self.held {
+            left.subtract(&hold.resources);
+        }
         left.add(&self.total.shared());
         left
+    }
+
+    pub(crate) fn set_total(&mut self, total: Resources) -> Resources {
+        self.has_gpus = total.gpus().is_positive();
+        let before = std::mem::replace(&mut self.total, total);
+        self.available = self.left_over();
+        before
+    }
+
+    pub(crate) fn hold_of(&self, holder: Holder) -> Option<&Hold> {
+        let at = self.find_hold(holder).ok()?;
+        Some(&self.held[at].1)
+    }
+
+    pub(crate) fn hold_of_mut(&mut self, holder: Holder) -> Option<&mut Hold> {
+        let at = self.find_hold(holder).ok()?;
+        Some(&mut self.held[at].1)
+    }
+
+    pub(crate) fn end_hold(&mut self, holder: Holder) -> Option<Hold> {
+        let at = self.find_hold(holder).ok()?;
+        Some(self.held.remove(at).1)
+    }
+
+    fn find_hold(&self, holder: Holder) -> Result<usize, usize> {
+        self.held
+            .binary_search_by_key(&holder, |(holder, _)| *holder)
     }
 
     pub(crate) fn has_something_to_offer(&self) -> bool {
@@ -115,7 +144,7 @@ impl Agent {
     }
 
     pub(crate) fn has_gpus(&self) -> bool {
-        self.total.gpus().is_positive()
+        self.has_gpus
     }
 
     /// The part of what is available that a framework may be offered in a role.
@@ -137,14 +166,10 @@ impl Agent {
     }
 
     /// Takes resources out of what is available, on a holder's account.
-    pub(crate) fn take(&mut self, holder: Holder, taken: &Resources) {
-        if self.available == *taken {
-            self.available = taken.shared();
-        } else {
-            self.available
-                .subtract(&taken.filter(|resource| !resource.shared));
-        }
-        self.hold(holder, taken);
+    pub(crate) fn take(&mut self, holder: Holder, taken: &Resources) -> &mut Hold {
+        self.available
+            .subtract(&taken.filter(|resource| !resource.shared));
+        self.hold(holder, taken)
     }
 
     /// Whether all may be offered to anybody, so that what is offerable is the same for all.
@@ -154,16 +179,15 @@ impl Agent {
             .all(|(resource, _)| !resource.is_reserved() && !resource.revocable && !resource.shared)
     }
 
-    /// Puts resources on a holder's account without regard to what is available.
-    pub(crate) fn hold(&mut self, holder: Holder, resources: &Resources) {
-        if !resources.is_empty() {
-            self.held
-                .entry(holder)
-                .or_default()
-                .resources
-                .add(resources);
-            self.held_sum.add(resources);
-        }
+    /// Puts resources, of which there are some, on a holder's account without regard to what is available.
+    pub(crate) fn hold(&mut self, holder: Holder, resources: &Resources) -> &mut Hold {
+        let at = self.find_hold(holder).unwrap_or_else(|at| {
+            self.held.insert(at, (holder, Hold::default()));
+            at
+        });
+        let hold = &mut self.held[at].1;
+        hold.resources.add(resources);
+        hold
     }
 
     pub(crate) fn refuses(&self, holder: Holder, offer: &Resources) -> bool {

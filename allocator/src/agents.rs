@@ -8,7 +8,7 @@ use crate::agent::Agent;
 use crate::allocator::Allocator;
 use crate::constraints::AgentTraits;
 use crate::quota::{Quota, Quotas};
-use crate::share::{Booking, negated};
+use crate::share::{Amounts, Booking};
 use crate::{AgentKey, FrameworkKey};
 
 impl Allocator {
@@ -30,7 +30,7 @@ impl Allocator {
             agent.hold(holder, resources);
         }
         agent.available = agent.left_over();
-        for (&(framework, node), hold) in &agent.held {
+        for &((framework, node), ref hold) in &agent.held {
             let booking = self.booking(&hold.resources);
             self.tree
                 .client_mut(node, framework)
@@ -45,18 +45,17 @@ impl Allocator {
 
     /// What the agent has in all is now this. If that is less than what is held, nothing is offered until it is not.
     pub fn update_agent_total(&mut self, key: AgentKey, total: Resources) {
-        let Some(agent) = self.agents.get_mut(&key) else {
+        let Some(agent) = self.agents.get_mut(key) else {
             return;
         };
-        let before = std::mem::replace(&mut agent.total, total.clone());
-        agent.available = agent.left_over();
+        let before = agent.set_total(total.clone());
         self.change_total(&before, &total);
         self.freshen(key);
     }
 
     /// Frameworks that refused the agent as it was have not refused it as it is.
     pub fn update_agent_traits(&mut self, key: AgentKey, traits: AgentTraits) {
-        let Some(agent) = self.agents.get_mut(&key) else {
+        let Some(agent) = self.agents.get_mut(key) else {
             return;
         };
         agent.traits = traits;
@@ -66,7 +65,7 @@ impl Allocator {
 
     /// An inactive agent keeps what runs on it and is not offered.
     pub fn set_agent_active(&mut self, key: AgentKey, active: bool) {
-        let Some(agent) = self.agents.get_mut(&key) else {
+        let Some(agent) = self.agents.get_mut(key) else {
             return;
         };
         agent.active = active;
@@ -76,11 +75,11 @@ impl Allocator {
     /// Forgets the agent with all that is held on it.
     pub fn remove_agent(&mut self, key: AgentKey) {
         self.clear_filters_of_agent(key);
-        let Some(agent) = self.agents.remove(&key) else {
+        let Some(agent) = self.agents.remove(key) else {
             return;
         };
         self.change_total(&agent.total, &Resources::new());
-        self.tree.quotas.free.apply(&negated(&agent.counted));
+        self.tree.quotas.free.subtract(&agent.counted);
         for (holder, hold) in agent.held {
             let (framework, node) = holder;
             let booking = self.booking(&hold.resources).negated();
@@ -93,13 +92,11 @@ impl Allocator {
             self.answer(framework, &hold.offered);
             self.close(holder);
         }
-        self.free.remove(&key);
-        self.fresh.remove(&key);
+        self.fresh.remove(key);
         self.ended.remove(&key);
-        self.limited.remove(&key);
-        self.guarded.remove(&key);
-        for framework in self.frameworks.values_mut() {
-            framework.wishes.remove(&key);
+        self.note_given_away(key);
+        for framework in self.wishing.clone() {
+            self.end_wish(framework, key);
         }
     }
 
@@ -113,18 +110,18 @@ impl Allocator {
         }
         let quotas = self.reckon_quotas(quotas);
         for agent in self.agents.values_mut() {
-            agent.counted.clear();
+            agent.counted = Amounts::default();
         }
         self.tree.set_quotas(quotas);
         self.tree.quotas.free = Default::default();
-        let keys: Vec<AgentKey> = self.agents.keys().copied().collect();
+        let keys: Vec<AgentKey> = self.agents.keys().collect();
         for key in keys {
             self.recount(key);
         }
         // Who was kept back may not be so any more.
-        self.fresh.extend(std::mem::take(&mut self.limited));
-        self.fresh.extend(std::mem::take(&mut self.guarded));
-        self.fresh.retain(|key| self.free.contains(key));
+        self.fresh.add(&std::mem::take(&mut self.limited));
+        self.fresh.add(&std::mem::take(&mut self.guarded));
+        self.fresh.keep(&self.free);
         self.tree.quotas.end_round();
         self.tree.quotas.loosened.clear();
     }
@@ -144,10 +141,10 @@ impl Allocator {
             if agent.active {
                 reckoned
                     .free
-                    .apply(&names.unreserved_amounts(&agent.available));
+                    .add(&names.unreserved_amounts(&agent.available));
             }
             for (role, number, amount) in names.reservations(&agent.total) {
-                reckoned.consume(reckoned.of(role), &[(number, amount)]);
+                reckoned.consume_one(reckoned.of(role), number, amount);
             }
             for ((_, node), hold) in &agent.held {
                 let quota = reckoned.of(&self.tree.node(*node).role);
@@ -185,10 +182,10 @@ impl Allocator {
             return;
         }
         for (role, number, amount) in self.names.reservations(after) {
-            quotas.consume(quotas.of(role), &[(number, amount)]);
+            quotas.consume_one(quotas.of(role), number, amount);
         }
         for (role, number, amount) in self.names.reservations(before) {
-            quotas.consume(quotas.of(role), &[(number, -amount)]);
+            quotas.consume_one(quotas.of(role), number, -amount);
         }
     }
 
@@ -197,31 +194,31 @@ impl Allocator {
         if self.tree.quotas.is_empty() {
             return;
         }
-        let Some(agent) = self.agents.get_mut(&key) else {
+        let Some(agent) = self.agents.get_mut(key) else {
             return;
         };
         let now = if agent.active {
             self.names.unreserved_amounts(&agent.available)
         } else {
-            Vec::new()
+            Amounts::default()
         };
         let before = std::mem::replace(&mut agent.counted, now);
         let free = &mut self.tree.quotas.free;
-        free.apply(&negated(&before));
-        free.apply(&agent.counted);
+        free.subtract(&before);
+        free.add(&agent.counted);
     }
 
     /// Nothing is left on the agent, so nothing is kept back from anybody there either.
     pub(crate) fn note_given_away(&mut self, key: AgentKey) {
-        self.free.remove(&key);
-        self.limited.remove(&key);
-        self.guarded.remove(&key);
+        self.free.remove(key);
+        self.limited.remove(key);
+        self.guarded.remove(key);
     }
 
     /// Something about the agent has changed: whoever waits is to be asked again.
     pub(crate) fn freshen(&mut self, key: AgentKey) {
         self.recount(key);
-        let Some(agent) = self.agents.get(&key) else {
+        let Some(agent) = self.agents.get(key) else {
             return;
         };
         if agent.has_something_to_offer() {

@@ -7,7 +7,8 @@ use tepui_model::{Quantities, Role, Tick};
 use crate::agent::{Agent, Holder};
 use crate::config::Config;
 use crate::framework::{Framework, FrameworkTerms, RoleTerms};
-use crate::share::{Amounts, Names, negated};
+use crate::keyed::{AgentSet, Slots};
+use crate::share::{Amounts, Names};
 use crate::tree::{NodeId, Tree};
 use crate::{AgentKey, FrameworkKey};
 
@@ -16,21 +17,23 @@ pub struct Allocator {
     pub(crate) config: Config,
     pub(crate) names: Names,
     pub(crate) tree: Tree,
-    pub(crate) agents: BTreeMap<AgentKey, Agent>,
-    pub(crate) frameworks: BTreeMap<FrameworkKey, Framework>,
+    pub(crate) agents: Slots<AgentKey, Agent>,
+    pub(crate) frameworks: Slots<FrameworkKey, Framework>,
     /// The agents that have something to offer.
-    pub(crate) free: BTreeSet<AgentKey>,
+    pub(crate) free: AgentSet,
     /// Agents on which anybody might now be served. On all others everybody who waits has been asked and would not take
     /// what is there.
-    pub(crate) fresh: BTreeSet<AgentKey>,
+    pub(crate) fresh: AgentSet,
     /// Frameworks that might now be served on any agent.
     pub(crate) woken: BTreeSet<FrameworkKey>,
+    /// Those that asked for agents by name.
+    pub(crate) wishing: BTreeSet<FrameworkKey>,
     /// Frameworks whose refusal of an agent has ended.
     pub(crate) ended: BTreeMap<AgentKey, BTreeSet<FrameworkKey>>,
     /// Agents on which somebody would have been given more but for a limit.
-    pub(crate) limited: BTreeSet<AgentKey>,
+    pub(crate) limited: AgentSet,
     /// Agents on which somebody would have been given more but for what is kept free for others' guarantees.
-    pub(crate) guarded: BTreeSet<AgentKey>,
+    pub(crate) guarded: AgentSet,
     /// How many clients have minimums of their own.
     pub(crate) own_minimums: usize,
     pub(crate) deadlines: BTreeSet<(Tick, AgentKey, Holder)>,
@@ -44,14 +47,15 @@ impl Allocator {
             config,
             names: Names::default(),
             tree: Tree::new(),
-            agents: BTreeMap::new(),
-            frameworks: BTreeMap::new(),
-            free: BTreeSet::new(),
-            fresh: BTreeSet::new(),
+            agents: Slots::new(),
+            frameworks: Slots::new(),
+            free: AgentSet::default(),
+            fresh: AgentSet::default(),
             woken: BTreeSet::new(),
+            wishing: BTreeSet::new(),
             ended: BTreeMap::new(),
-            limited: BTreeSet::new(),
-            guarded: BTreeSet::new(),
+            limited: AgentSet::default(),
+            guarded: AgentSet::default(),
             own_minimums: 0,
             deadlines: BTreeSet::new(),
             cursor: None,
@@ -59,14 +63,14 @@ impl Allocator {
     }
 
     pub fn add_framework(&mut self, key: FrameworkKey, terms: &FrameworkTerms) {
-        self.frameworks.entry(key).or_default().active = true;
+        self.frameworks.get_or_default(key).active = true;
         self.update_framework(key, terms);
         self.woken.insert(key);
     }
 
     /// The framework's roles and its terms are now these. What it holds in other roles it keeps until it gives it back.
     pub fn update_framework(&mut self, key: FrameworkKey, terms: &FrameworkTerms) {
-        let Some(framework) = self.frameworks.get_mut(&key) else {
+        let Some(framework) = self.frameworks.get_mut(key) else {
             return;
         };
         framework.capabilities = terms.capabilities;
@@ -101,7 +105,7 @@ impl Allocator {
 
     /// An inactive framework keeps what it holds and is offered nothing.
     pub fn set_framework_active(&mut self, key: FrameworkKey, active: bool) {
-        let Some(framework) = self.frameworks.get_mut(&key) else {
+        let Some(framework) = self.frameworks.get_mut(key) else {
             return;
         };
         framework.active = active;
@@ -125,15 +129,10 @@ impl Allocator {
                 .expect("listed as the framework's");
             let agents = std::mem::take(&mut client.agents);
             for agent_key in agents {
-                let agent = self
-                    .agents
-                    .get_mut(&agent_key)
-                    .expect("removed agents are held by nobody");
+                let agent = &mut self.agents[agent_key];
                 let hold = agent
-                    .held
-                    .remove(&holder)
+                    .end_hold(holder)
                     .expect("a client knows where it holds something");
-                agent.held_sum.subtract(&hold.resources);
                 agent.available = agent.left_over();
                 let booking = self.booking(&hold.resources).negated();
                 self.tree.book(node, key, &booking, 0);
@@ -141,8 +140,9 @@ impl Allocator {
             }
             self.close(holder);
         }
-        self.frameworks.remove(&key);
+        self.frameworks.remove(key);
         self.woken.remove(&key);
+        self.wishing.remove(&key);
     }
 
     /// How much a role counts for among its siblings; 1 for those never named here. Must be positive.
@@ -153,8 +153,13 @@ impl Allocator {
     /// Agents that the framework would rather have than others, each with how much it would take there, in place of
     /// those it named before. When it is its turn, it is served from one of them if that has so much for it.
     pub fn request(&mut self, key: FrameworkKey, wishes: BTreeMap<AgentKey, Quantities>) {
-        if let Some(framework) = self.frameworks.get_mut(&key) {
+        if let Some(framework) = self.frameworks.get_mut(key) {
             framework.wishes = wishes;
+            if framework.wishes.is_empty() {
+                self.wishing.remove(&key);
+            } else {
+                self.wishing.insert(key);
+            }
         }
     }
 
@@ -204,8 +209,7 @@ impl Allocator {
     pub(crate) fn open(&mut self, framework: FrameworkKey, role: &Role) -> Holder {
         let node = self.tree.open_client(role, framework);
         self.frameworks
-            .entry(framework)
-            .or_default()
+            .get_or_default(framework)
             .clients
             .insert(node);
         (framework, node)
@@ -214,21 +218,21 @@ impl Allocator {
     /// Closes the account if there is no more need for it.
     pub(crate) fn close(&mut self, (framework, node): Holder) {
         if self.tree.close_client(node, framework)
-            && let Some(framework) = self.frameworks.get_mut(&framework)
+            && let Some(framework) = self.frameworks.get_mut(framework)
         {
             framework.clients.remove(&node);
         }
     }
 
     pub(crate) fn answer(&mut self, framework: FrameworkKey, offered: &Amounts) {
-        if let Some(framework) = self.frameworks.get_mut(&framework) {
-            framework.offered.apply(&negated(&offered.as_change()));
+        if let Some(framework) = self.frameworks.get_mut(framework) {
+            framework.offered.subtract(offered);
         }
     }
 
     pub(crate) fn client_nodes(&self, framework: FrameworkKey) -> Vec<NodeId> {
         self.frameworks
-            .get(&framework)
+            .get(framework)
             .into_iter()
             .flat_map(|framework| &framework.clients)
             .copied()
@@ -249,7 +253,7 @@ impl Allocator {
     fn update_service(&mut self, (framework, node): Holder) {
         let active = self
             .frameworks
-            .get(&framework)
+            .get(framework)
             .is_some_and(|framework| framework.active);
         let wants = self
             .tree

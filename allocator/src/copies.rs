@@ -15,17 +15,16 @@ impl Allocator {
         copies: &Resources,
     ) {
         let node = self.tree.find(role);
-        let (Some(node), Some(agent)) = (node, self.agents.get_mut(&key)) else {
+        let (Some(node), Some(agent)) = (node, self.agents.get_mut(key)) else {
             return;
         };
-        let Some(hold) = agent.held.get_mut(&(framework, node)) else {
+        let Some(hold) = agent.hold_of_mut((framework, node)) else {
             return;
         };
         let before = hold.resources.clone();
         hold.resources.add(copies);
         let quotas = !self.tree.quotas.is_empty();
         let booking = self.names.rebooking(&before, &hold.resources, quotas);
-        agent.held_sum.add(copies);
         agent.available = agent.left_over();
         self.tree.book(node, framework, &booking, 0);
         self.freshen(key);

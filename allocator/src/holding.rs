@@ -4,7 +4,6 @@ use tepui_model::{Resources, Role, Tick};
 
 use crate::agent::{Filter, Holder};
 use crate::allocator::Allocator;
-use crate::share::negated;
 use crate::{AgentKey, FrameworkKey};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,7 +33,7 @@ impl Allocator {
         let Some(node) = self.tree.find(role) else {
             return;
         };
-        let (Some(until), Some(agent)) = (refuse, self.agents.get_mut(&key)) else {
+        let (Some(until), Some(agent)) = (refuse, self.agents.get_mut(key)) else {
             return;
         };
         match self.tree.client_mut(node, framework) {
@@ -67,11 +66,11 @@ impl Allocator {
         let Some(node) = self.tree.find(role) else {
             return;
         };
-        let Some(agent) = self.agents.get_mut(&key) else {
+        let Some(agent) = self.agents.get_mut(key) else {
             return;
         };
         let holder = (framework, node);
-        let Some(hold) = agent.held.get_mut(&holder) else {
+        let Some(hold) = agent.hold_of_mut(holder) else {
             return;
         };
         debug_assert!(
@@ -83,14 +82,15 @@ impl Allocator {
         hold.resources.subtract(resources);
         let quotas = !self.tree.quotas.is_empty();
         let booking = self.names.rebooking(&before, &hold.resources, quotas);
-        agent
-            .held_sum
-            .subtract(&before.saturating_subtract(&hold.resources));
         let emptied = hold.resources.is_empty();
+        let ended = if emptied {
+            agent.end_hold(holder)
+        } else {
+            None
+        };
         agent.available = agent.left_over();
         self.tree.book(node, framework, &booking, 0);
-        if emptied {
-            let hold = agent.held.remove(&holder).expect("found above");
+        if let Some(hold) = ended {
             self.tree
                 .client_mut(node, framework)
                 .expect("it held something")
@@ -124,16 +124,14 @@ impl Allocator {
         let Some(node) = self.tree.find(role) else {
             return;
         };
-        let Some(agent) = self.agents.get_mut(&key) else {
+        let Some(agent) = self.agents.get_mut(key) else {
             return;
         };
-        let Some(hold) = agent.held.get_mut(&(framework, node)) else {
+        let Some(hold) = agent.hold_of_mut((framework, node)) else {
             return;
         };
         let taken = hold.offered.take_up_to(&self.names.amounts(resources));
-        if let Some(framework) = self.frameworks.get_mut(&framework) {
-            framework.offered.apply(&negated(&taken));
-        }
+        self.answer(framework, &taken);
     }
 
     /// Turns resources of an agent into others, as reserving, or making a volume, does: those of a holder, or without
@@ -149,7 +147,7 @@ impl Allocator {
             agent: key,
             resources: consumed.clone(),
         };
-        let agent = self.agents.get_mut(&key).ok_or(NotHeld::Agent(key))?;
+        let agent = self.agents.get_mut(key).ok_or(NotHeld::Agent(key))?;
         let mut total = agent
             .total
             .checked_subtract(consumed)
@@ -160,10 +158,7 @@ impl Allocator {
             None => {}
             Some((framework, role)) => {
                 let node = self.tree.find(role).ok_or_else(not_there)?;
-                let hold = agent
-                    .held
-                    .get_mut(&(framework, node))
-                    .ok_or_else(not_there)?;
+                let hold = agent.hold_of_mut((framework, node)).ok_or_else(not_there)?;
                 let mut held = hold
                     .resources
                     .checked_subtract(consumed)
@@ -171,14 +166,11 @@ impl Allocator {
                 held.add(converted);
                 let quotas = !self.tree.quotas.is_empty();
                 let booking = self.names.rebooking(&hold.resources, &held, quotas);
-                agent.held_sum.subtract(consumed);
-                agent.held_sum.add(converted);
                 hold.resources = held;
                 self.tree.book(node, framework, &booking, 0);
             }
         }
-        let before = std::mem::replace(&mut agent.total, total.clone());
-        agent.available = agent.left_over();
+        let before = agent.set_total(total.clone());
         self.change_total(&before, &total);
         self.freshen(key);
         Ok(())
@@ -191,7 +183,7 @@ impl Allocator {
         for key in std::mem::take(&mut client.filtered) {
             let filters = self
                 .agents
-                .get_mut(&key)
+                .get_mut(key)
                 .and_then(|agent| agent.filters.remove(&holder));
             for filter in filters.into_iter().flatten() {
                 self.deadlines.remove(&(filter.until, key, holder));
@@ -200,7 +192,7 @@ impl Allocator {
     }
 
     pub(crate) fn clear_filters_of_agent(&mut self, key: AgentKey) {
-        let Some(agent) = self.agents.get_mut(&key) else {
+        let Some(agent) = self.agents.get_mut(key) else {
             return;
         };
         agent.lapsed.clear();
@@ -216,7 +208,7 @@ impl Allocator {
 
     /// On this agent refusals that have run out let nobody go first any more. Returns whose they were.
     pub(crate) fn forget_lapsed(&mut self, key: AgentKey) -> Vec<FrameworkKey> {
-        let Some(agent) = self.agents.get_mut(&key) else {
+        let Some(agent) = self.agents.get_mut(key) else {
             return Vec::new();
         };
         if agent.lapsed.is_empty() {
@@ -239,7 +231,7 @@ impl Allocator {
                 return;
             }
             self.deadlines.pop_first();
-            let Some(agent) = self.agents.get_mut(&key) else {
+            let Some(agent) = self.agents.get_mut(key) else {
                 continue;
             };
             let Some(filters) = agent.filters.get_mut(&holder) else {

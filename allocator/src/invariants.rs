@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use tepui_model::Resources;
-
 use crate::allocator::Allocator;
 use crate::share::Amounts;
 
@@ -19,10 +17,9 @@ impl Allocator {
 
     fn check_agents(&self) {
         let mut total = Amounts::default();
-        for (key, agent) in &self.agents {
+        for (key, agent) in self.agents.iter() {
             total.add(&self.names.known_amounts(&agent.total));
-            let held: Resources = agent.held.values().map(|hold| &hold.resources).collect();
-            assert_eq!(held, agent.held_sum, "sum of what is held on {key:?}");
+            assert!(agent.held.is_sorted_by_key(|(holder, _)| *holder));
             assert_eq!(
                 agent.left_over(),
                 agent.available,
@@ -43,7 +40,7 @@ impl Allocator {
                     .client(*node, *framework)
                     .expect("a holder has an account");
                 assert!(
-                    client.agents.contains(key),
+                    client.agents.contains(&key),
                     "{framework:?} does not know that it holds some of {key:?}"
                 );
             }
@@ -57,14 +54,14 @@ impl Allocator {
                     .client(*node, *framework)
                     .expect("who refuses has an account");
                 assert!(
-                    client.filtered.contains(key),
+                    client.filtered.contains(&key),
                     "{framework:?} does not know that it refuses {key:?}"
                 );
             }
         }
         assert!(total == self.tree.total, "total of the cluster");
         assert!(
-            self.free.iter().all(|key| self.agents.contains_key(key)),
+            self.free.iter().all(|key| self.agents.contains(key)),
             "removed agents are not free"
         );
     }
@@ -81,11 +78,9 @@ impl Allocator {
             for (framework, client) in &node.clients {
                 let mut held = Amounts::default();
                 for key in &client.agents {
-                    held.add(
-                        &self
-                            .names
-                            .known_amounts(&self.agents[key].held[&(*framework, id)].resources),
-                    );
+                    let hold = self.agents[*key].hold_of((*framework, id));
+                    let hold = hold.expect("a client knows where it holds something");
+                    held.add(&self.names.known_amounts(&hold.resources));
                 }
                 assert!(
                     held == client.account.held,
@@ -99,11 +94,11 @@ impl Allocator {
                     node.role
                 );
                 for key in &client.filtered {
-                    assert!(self.agents[key].filters.contains_key(&(*framework, id)));
+                    assert!(self.agents[*key].filters.contains_key(&(*framework, id)));
                 }
                 let wants = client.subscribed
                     && !client.terms.suppressed
-                    && self.frameworks[framework].active;
+                    && self.frameworks[*framework].active;
                 assert_eq!(
                     client.is_served(),
                     wants,
@@ -121,16 +116,16 @@ impl Allocator {
     }
 
     fn check_frameworks(&self) {
-        for (key, framework) in &self.frameworks {
+        for (key, framework) in self.frameworks.iter() {
             let accounts: BTreeSet<_> = self
                 .tree
                 .live_nodes()
-                .filter(|node| self.tree.client(*node, *key).is_some())
+                .filter(|node| self.tree.client(*node, key).is_some())
                 .collect();
             assert_eq!(framework.clients, accounts, "accounts of {key:?}");
             let mut offered = Amounts::default();
             let holds = self.agents.values().flat_map(|agent| &agent.held);
-            for (_, hold) in holds.filter(|((holder, _), _)| holder == key) {
+            for (_, hold) in holds.filter(|((holder, _), _)| *holder == key) {
                 offered.add(&hold.offered);
             }
             assert!(

@@ -15,6 +15,7 @@ mod copies;
 mod framework;
 mod holding;
 mod invariants;
+mod keyed;
 mod pick;
 mod quota;
 mod round;

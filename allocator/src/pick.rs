@@ -20,6 +20,25 @@ const FEW: usize = 32;
 /// Who is next, and what of the agent it is offered.
 pub(crate) type Picked = (Holder, Resources);
 
+/// Why nothing of an agent is offered to anybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Closed {
+    Inactive,
+    NothingFree,
+    TooLittleFree,
+}
+
+/// Why a framework is passed over on one agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PassedOver {
+    GpusKept,
+    OtherRegion,
+    /// What is left for it is not worth an offer.
+    TooLittle,
+    Refused,
+    Constraints,
+}
+
 /// What those who are alike may be offered; mostly many in a row are, and it is not made anew for each.
 struct Offer {
     alike: Alike,
@@ -37,7 +56,7 @@ struct Alike {
 }
 
 /// The search for the next on one agent.
-struct Search<'a> {
+pub(crate) struct Search<'a> {
     allocator: &'a Allocator,
     agent: &'a Agent,
     has_gpus: bool,
@@ -49,41 +68,39 @@ struct Search<'a> {
 
 impl Allocator {
     /// Who is first in order among those who would take something that is free on the agent, and what.
-    pub(crate) fn pick(&mut self, key: AgentKey, who: &Who) -> Option<Picked> {
-        let agent = &self.agents[&key];
-        if !agent.has_something_to_offer()
-            || (self.own_minimums == 0
-                && !is_worth_offering(&agent.available, &self.config.min_allocatable))
-        {
+    pub(crate) fn pick(&mut self, key: AgentKey, who: &Who<'_>) -> Option<Picked> {
+        if self.closed(&self.agents[key]).is_some() {
             return None;
         }
         let (mut found, mut over_cap) = self.search(key, who);
         if found.is_none() {
             let lapsed = self.forget_lapsed(key);
             if !lapsed.is_empty() {
-                let who = match who {
-                    Who::Everybody => Who::Everybody,
-                    Who::Only(those) => Who::Only(those.iter().copied().chain(lapsed).collect()),
-                };
-                (found, over_cap) = self.search(key, &who);
+                (found, over_cap) = self.search(key, &who.and(lapsed));
             }
         }
         // Holding back is for the sake of others: what no other would take, one may have beyond the cap.
         found.or(over_cap)
     }
 
+    /// Whether, and why, nobody need be asked.
+    pub(crate) fn closed(&self, agent: &Agent) -> Option<Closed> {
+        if !agent.active {
+            Some(Closed::Inactive)
+        } else if !agent.has_something_to_offer() {
+            Some(Closed::NothingFree)
+        } else if self.own_minimums == 0
+            && !is_worth_offering(&agent.available, &self.config.min_allocatable)
+        {
+            Some(Closed::TooLittleFree)
+        } else {
+            None
+        }
+    }
+
     /// The first in order, and who would be but for the cap on open offers.
-    fn search(&mut self, key: AgentKey, who: &Who) -> (Option<Picked>, Option<Picked>) {
-        let agent = &self.agents[&key];
-        let mut search = Search {
-            allocator: self,
-            agent,
-            has_gpus: self.config.filter_gpus && agent.has_gpus(),
-            is_plain: agent.is_plain(),
-            last: None,
-            over_cap: None,
-            kept_back: KeptBack::default(),
-        };
+    fn search(&mut self, key: AgentKey, who: &Who<'_>) -> (Option<Picked>, Option<Picked>) {
+        let mut search = Search::new(self, key);
         let found = search.run(who);
         let (over_cap, kept_back) = (search.over_cap, search.kept_back);
         if !self.tree.quotas.is_empty() {
@@ -104,17 +121,6 @@ impl Allocator {
         minimums.any(|minimum| room.holds(minimum, &self.names))
     }
 
-    fn client_count(&self, frameworks: &BTreeSet<FrameworkKey>) -> usize {
-        let records = frameworks
-            .iter()
-            .filter_map(|framework| self.frameworks.get(framework));
-        // More than a few frameworks are many, whatever their roles.
-        records
-            .take(FEW + 1)
-            .map(|framework| framework.clients.len().max(1))
-            .sum()
-    }
-
     /// Whether the offer would take the framework over the cap. One offer everybody may have, however large.
     fn is_over_cap(&self, framework: &Framework, offer: &Resources) -> bool {
         let Some(cap) = self.config.offer_cap else {
@@ -130,31 +136,33 @@ impl Allocator {
 }
 
 impl<'a> Search<'a> {
-    fn run(&mut self, who: &Who) -> Option<Picked> {
+    pub(crate) fn new(allocator: &'a Allocator, key: AgentKey) -> Self {
+        let agent = &allocator.agents[key];
+        Self {
+            allocator,
+            agent,
+            has_gpus: allocator.config.filter_gpus && agent.has_gpus(),
+            is_plain: agent.is_plain(),
+            last: None,
+            over_cap: None,
+            kept_back: KeptBack::default(),
+        }
+    }
+
+    pub(crate) fn run(&mut self, who: &Who<'_>) -> Option<Picked> {
         let tree: &'a Tree = &self.allocator.tree;
-        match who {
-            Who::Only(frameworks) if self.allocator.client_count(frameworks) <= FEW => {
-                let mut sorted = tree.sorted(self.clients_of(frameworks)).into_iter();
+        match who.few(&self.allocator.frameworks, FEW) {
+            Some(clients) => {
+                let mut sorted = tree.sorted(clients.into_iter()).into_iter();
                 sorted.find_map(|(node, framework)| self.visit(node, framework).break_value())
             }
-            _ => match self.roles_in_question() {
+            None => match self.roles_in_question() {
                 Some(roles) => {
                     tree.walk_within(&roles, |node, framework| self.visit(node, framework))
                 }
                 None => tree.walk(|node, framework| self.visit(node, framework)),
             },
         }
-    }
-
-    fn clients_of(
-        &self,
-        frameworks: &BTreeSet<FrameworkKey>,
-    ) -> impl Iterator<Item = (NodeId, FrameworkKey)> {
-        frameworks.iter().flat_map(|key| {
-            let record = self.allocator.frameworks.get(key);
-            let clients = record.into_iter().flat_map(|framework| &framework.clients);
-            clients.map(|node| (*node, *key))
-        })
     }
 
     /// The only roles, with those beneath them, that could be given anything; `None` if it may be any.
@@ -169,43 +177,75 @@ impl<'a> Search<'a> {
     }
 
     fn visit(&mut self, node: NodeId, framework: FrameworkKey) -> ControlFlow<Picked> {
-        let record = &self.allocator.frameworks[&framework];
-        let capabilities = record.capabilities;
-        if (self.has_gpus && !capabilities.gpu)
-            || (self.agent.traits.remote && !capabilities.region_aware)
+        let Ok(resources) = self.judge(node, framework) else {
+            return ControlFlow::Continue(());
+        };
+        let picked = ((framework, node), resources);
+        if self
+            .allocator
+            .is_over_cap(&self.allocator.frameworks[framework], &picked.1)
         {
+            self.over_cap.get_or_insert(picked);
             return ControlFlow::Continue(());
         }
-        let client = &self.allocator.tree.node(node).clients[&framework];
+        ControlFlow::Break(picked)
+    }
+
+    /// What the framework would take of the agent in this role, or why it would not or cannot have anything.
+    pub(crate) fn judge(
+        &mut self,
+        node: NodeId,
+        framework: FrameworkKey,
+    ) -> Result<Resources, PassedOver> {
+        let capabilities = self.allocator.frameworks[framework].capabilities;
+        if self.has_gpus && !capabilities.gpu {
+            return Err(PassedOver::GpusKept);
+        }
+        if self.agent.traits.remote && !capabilities.region_aware {
+            return Err(PassedOver::OtherRegion);
+        }
+        let (agent, allocator) = (self.agent, self.allocator);
+        let client = &allocator.tree.node(node).clients[&framework];
         let offer = self.offer(node, capabilities);
-        if !self.is_taken_by(client, &offer, (framework, node)) {
-            self.last = Some(offer);
-            return ControlFlow::Continue(());
+        let is_worth_it = match &client.terms.min_allocatable {
+            None => offer.is_worth_it,
+            Some(own) => is_worth_offering(&offer.resources, own),
+        };
+        if !is_worth_it {
+            return Err(PassedOver::TooLittle);
         }
-        let Offer { resources, .. } = offer;
-        if self.allocator.is_over_cap(record, &resources) {
-            self.over_cap.get_or_insert(((framework, node), resources));
-            return ControlFlow::Continue(());
+        if agent.refuses((framework, node), &offer.resources) {
+            return Err(PassedOver::Refused);
         }
-        ControlFlow::Break(((framework, node), resources))
+        if !is_admitted(client, agent) {
+            return Err(PassedOver::Constraints);
+        }
+        Ok(offer.resources.clone())
     }
 
     /// What somebody in this role may be offered.
-    fn offer(&mut self, node: NodeId, capabilities: FrameworkCapabilities) -> Offer {
-        let allocator = self.allocator;
-        let record = allocator.tree.node(node);
+    fn offer(&mut self, node: NodeId, capabilities: FrameworkCapabilities) -> &Offer {
+        let record = self.allocator.tree.node(node);
         let alike = Alike {
             node: (!self.is_plain).then_some(node),
             quota: record.quota,
             capabilities,
         };
-        if let Some(last) = self.last.take_if(|last| last.alike == alike) {
-            return last;
+        match self.last.take_if(|last| last.alike == alike) {
+            Some(last) => self.last.insert(last),
+            None => {
+                let offer = self.make_offer(alike, &record.role);
+                self.last.insert(offer)
+            }
         }
-        let mut resources = self.agent.offerable(&record.role, capabilities);
+    }
+
+    fn make_offer(&mut self, alike: Alike, role: &Role) -> Offer {
+        let allocator = self.allocator;
+        let mut resources = self.agent.offerable(role, alike.capabilities);
         let quotas = &allocator.tree.quotas;
         if !quotas.is_empty() {
-            let (allowed, kept_back) = quotas.allowed(&resources, record.quota, &allocator.names);
+            let (allowed, kept_back) = quotas.allowed(&resources, alike.quota, &allocator.names);
             self.kept_back.add(kept_back);
             resources = allowed;
         }
@@ -215,18 +255,9 @@ impl<'a> Search<'a> {
             resources,
         }
     }
+}
 
-    fn is_taken_by(&self, client: &Client, offer: &Offer, holder: Holder) -> bool {
-        let is_worth_it = match &client.terms.min_allocatable {
-            None => offer.is_worth_it,
-            Some(own) => is_worth_offering(&offer.resources, own),
-        };
-        is_worth_it
-            && !self.agent.refuses(holder, &offer.resources)
-            && client
-                .terms
-                .constraints
-                .as_ref()
-                .is_none_or(|constraints| constraints.admit(&self.agent.traits))
-    }
+fn is_admitted(client: &Client, agent: &Agent) -> bool {
+    let constraints = client.terms.constraints.as_ref();
+    constraints.is_none_or(|constraints| constraints.admit(&agent.traits))
 }

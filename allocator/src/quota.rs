@@ -154,11 +154,11 @@ impl Quotas {
             };
             let id = QuotaId(quotas.accounts.len());
             quotas.index.insert(role.clone(), id);
-            let nothing: Vec<(usize, i64)> = (0..account.guarantees.len())
-                .map(|number| (number, 0))
-                .collect();
+            let guaranteed = account.guarantees.len();
             quotas.accounts.push(account);
-            quotas.consume(Some(id), &nothing);
+            for number in 0..guaranteed {
+                quotas.consume_one(Some(id), number, 0);
+            }
         }
         quotas.set = set;
         quotas
@@ -185,27 +185,31 @@ impl Quotas {
         })
     }
 
-    pub(crate) fn consume(&mut self, id: Option<QuotaId>, change: &[(usize, i64)]) {
-        for &(number, amount) in change {
-            let mut next = id;
-            let mut lacking = 0;
-            while let Some(id) = next {
-                let account = &mut self.accounts[id.0];
-                account.consumed.add_at(number, amount);
-                account.lacking_below.add_at(number, lacking);
-                lacking = account.settle(number);
-                if amount < 0 && account.concerns(number) {
-                    self.loosened.insert(id);
-                }
-                if account.is_lacking() {
-                    self.lacking_ids.insert(id);
-                } else {
-                    self.lacking_ids.remove(&id);
-                }
-                next = account.parent;
-            }
-            self.lacking.add_at(number, lacking);
+    pub(crate) fn consume(&mut self, id: Option<QuotaId>, change: &Amounts) {
+        for (number, amount) in change.iter() {
+            self.consume_one(id, number, amount);
         }
+    }
+
+    pub(crate) fn consume_one(&mut self, id: Option<QuotaId>, number: usize, amount: i64) {
+        let mut next = id;
+        let mut lacking = 0;
+        while let Some(id) = next {
+            let account = &mut self.accounts[id.0];
+            account.consumed.add_at(number, amount);
+            account.lacking_below.add_at(number, lacking);
+            lacking = account.settle(number);
+            if amount < 0 && account.concerns(number) {
+                self.loosened.insert(id);
+            }
+            if account.is_lacking() {
+                self.lacking_ids.insert(id);
+            } else {
+                self.lacking_ids.remove(&id);
+            }
+            next = account.parent;
+        }
+        self.lacking.add_at(number, lacking);
     }
 
     pub(crate) fn consumed(&self, role: &Role) -> Option<&Amounts> {

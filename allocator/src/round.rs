@@ -6,7 +6,10 @@ use tepui_model::{Resources, Role, Tick};
 
 use crate::agent::Holder;
 use crate::allocator::Allocator;
+use crate::framework::Framework;
+use crate::keyed::{AgentSet, Slots};
 use crate::quota::{KeptBack, QuotaId};
+use crate::tree::NodeId;
 use crate::{AgentKey, FrameworkKey};
 
 /// What one framework is to be offered on one agent. Until it is given back it counts as held.
@@ -18,40 +21,83 @@ pub struct Allocation {
     pub resources: Resources,
 }
 
+/// A framework within one of its roles.
+type Client = (NodeId, FrameworkKey);
+
 /// Who might be served on an agent.
 #[derive(Debug, Clone)]
-pub(crate) enum Who {
+pub(crate) enum Who<'a> {
     Everybody,
-    Only(BTreeSet<FrameworkKey>),
+    Only {
+        woken: &'a BTreeSet<FrameworkKey>,
+        others: BTreeSet<FrameworkKey>,
+    },
 }
 
 /// Why agents are looked at in a round, and which are still to be.
 struct Round {
-    fresh: BTreeSet<AgentKey>,
+    fresh: AgentSet,
     woken: BTreeSet<FrameworkKey>,
     ended: BTreeMap<AgentKey, BTreeSet<FrameworkKey>>,
     /// There is more for anybody than was kept free for guarantees.
-    guarded: BTreeSet<AgentKey>,
+    guarded: AgentSet,
     lacking: BTreeSet<QuotaId>,
     /// Some roles may have more than before: where, those roles, and their frameworks.
-    kept_back: BTreeSet<AgentKey>,
+    kept_back: AgentSet,
     loosened: BTreeSet<QuotaId>,
     loosened_frameworks: BTreeSet<FrameworkKey>,
     /// Those named in requests that are still to be looked at. Empty if nobody named any.
     wished: BTreeSet<AgentKey>,
 }
 
+impl Who<'_> {
+    /// These as well.
+    pub(crate) fn and(&self, more: Vec<FrameworkKey>) -> Self {
+        let mut who = self.clone();
+        if let Self::Only { others, .. } = &mut who {
+            others.extend(more);
+        }
+        who
+    }
+
+    /// The accounts of those in question, or `None` if there are more than so many.
+    pub(crate) fn few(
+        &self,
+        frameworks: &Slots<FrameworkKey, Framework>,
+        most: usize,
+    ) -> Option<Vec<Client>> {
+        let Self::Only { woken, others } = self else {
+            return None;
+        };
+        // More than a few frameworks are many, whatever their roles.
+        if woken.len().max(others.len()) > most {
+            return None;
+        }
+        let mut few = Vec::new();
+        for key in woken.union(others) {
+            let clients = frameworks.get(*key).map(|framework| &framework.clients);
+            few.extend(clients.into_iter().flatten().map(|node| (*node, *key)));
+            if few.len() > most {
+                return None;
+            }
+        }
+        Some(few)
+    }
+}
+
 impl Round {
-    fn who(&self, key: AgentKey) -> Who {
-        if self.fresh.contains(&key) || self.guarded.contains(&key) {
+    fn who(&self, key: AgentKey) -> Who<'_> {
+        if self.fresh.contains(key) || self.guarded.contains(key) {
             return Who::Everybody;
         }
-        let mut those = self.woken.clone();
-        those.extend(self.ended.get(&key).into_iter().flatten());
-        if self.kept_back.contains(&key) {
-            those.extend(&self.loosened_frameworks);
+        let mut others = self.ended.get(&key).cloned().unwrap_or_default();
+        if self.kept_back.contains(key) {
+            others.extend(&self.loosened_frameworks);
         }
-        Who::Only(those)
+        Who::Only {
+            woken: &self.woken,
+            others,
+        }
     }
 }
 
@@ -73,7 +119,7 @@ impl Allocator {
     }
 
     fn begin_round(&mut self) -> Round {
-        let (mut guarded, mut kept_back) = (BTreeSet::new(), BTreeSet::new());
+        let (mut guarded, mut kept_back) = (AgentSet::default(), AgentSet::default());
         let mut lacking = BTreeSet::new();
         if self.tree.quotas.has_more_to_spare() {
             guarded.clone_from(&self.guarded);
@@ -90,10 +136,11 @@ impl Allocator {
             }
         }
         if !loosened.is_empty() {
-            kept_back = &self.limited | &self.guarded;
+            kept_back.add(&self.limited);
+            kept_back.add(&self.guarded);
         }
-        let wishes = self.frameworks.values();
-        let wished = wishes.flat_map(|framework| framework.wishes.keys());
+        let wishing = self.wishing.iter();
+        let wished = wishing.flat_map(|key| self.frameworks[*key].wishes.keys());
         Round {
             fresh: std::mem::take(&mut self.fresh),
             woken: std::mem::take(&mut self.woken),
@@ -110,12 +157,14 @@ impl Allocator {
     /// The agents to look at, beginning behind the one that was first the last time.
     fn candidates(&mut self, round: &Round) -> Vec<AgentKey> {
         let mut candidates: Vec<AgentKey> = if round.woken.is_empty() {
-            let changed = round.fresh.iter().chain(round.ended.keys());
-            let changed = changed.chain(&round.guarded).chain(&round.kept_back);
-            let changed: BTreeSet<AgentKey> = changed.copied().collect();
-            changed.intersection(&self.free).copied().collect()
+            let mut changed = round.fresh.clone();
+            changed.extend(round.ended.keys().copied());
+            changed.add(&round.guarded);
+            changed.add(&round.kept_back);
+            changed.keep(&self.free);
+            changed.iter().collect()
         } else {
-            self.free.iter().copied().collect()
+            self.free.iter().collect()
         };
         let behind = candidates.partition_point(|key| Some(*key) <= self.cursor);
         if behind < candidates.len() {
@@ -128,16 +177,16 @@ impl Allocator {
     /// Whether the agent is looked at only because of room that others of this round have taken by now.
     fn is_out_of_reach(&self, key: AgentKey, round: &Round) -> bool {
         if !round.woken.is_empty()
-            || round.fresh.contains(&key)
+            || round.fresh.contains(key)
             || round.ended.contains_key(&key)
-            || !self.agents[&key].is_plain()
+            || !self.agents[key].is_plain()
         {
             return false;
         }
         let has_room = |ids: &BTreeSet<QuotaId>| ids.iter().any(|id| self.has_room(Some(*id)));
         let guarded =
-            round.guarded.contains(&key) && (self.has_room(None) || has_room(&round.lacking));
-        let loosened = round.kept_back.contains(&key) && has_room(&round.loosened);
+            round.guarded.contains(key) && (self.has_room(None) || has_room(&round.lacking));
+        let loosened = round.kept_back.contains(key) && has_room(&round.loosened);
         !guarded && !loosened
     }
 
@@ -162,12 +211,12 @@ impl Allocator {
         if round.wished.is_empty() {
             return None;
         }
-        let wishes = self.frameworks[&framework].wishes.clone();
+        let wishes = self.frameworks[framework].wishes.clone();
         if wishes.contains_key(&other_than) {
             return None;
         }
         wishes.into_iter().find_map(|(key, least)| {
-            let looked_at = round.wished.contains(&key) && self.free.contains(&key);
+            let looked_at = round.wished.contains(&key) && self.free.contains(key);
             let (holder, resources) = self.pick(key, &round.who(key)).filter(|_| looked_at)?;
             let fits = holder.0 == framework && resources.quantities().contains(&least);
             fits.then_some((key, holder, resources))
@@ -180,31 +229,23 @@ impl Allocator {
         let shared = resources
             .iter_counted()
             .any(|(resource, _)| resource.shared);
-        let agent = self
-            .agents
-            .get_mut(&key)
-            .expect("candidates are known agents");
+        let quotas = !self.tree.quotas.is_empty();
+        let agent = &mut self.agents[key];
         // Copies of what it has already do not count again.
-        let before = match agent.held.get(&holder) {
+        let before = match agent.hold_of(holder) {
             Some(hold) if shared => hold.resources.clone(),
             _ => Resources::new(),
         };
-        agent.take(holder, &resources);
-        let all_given_away = !agent.has_something_to_offer();
-        let quotas = !self.tree.quotas.is_empty();
+        let hold = agent.take(holder, &resources);
         let booking = if shared {
-            let after = &agent.held[&holder].resources;
-            self.names.rebooking(&before, after, quotas)
+            self.names.rebooking(&before, &hold.resources, quotas)
         } else {
             self.names.booking(&resources, quotas)
         };
-        if let Some(hold) = agent.held.get_mut(&holder) {
-            hold.offered.apply(&booking.held);
-        }
-        if let Some(framework) = self.frameworks.get_mut(&framework) {
-            framework.offered.apply(&booking.held);
-            framework.wishes.remove(&key);
-        }
+        hold.offered.add(&booking.held);
+        let all_given_away = !agent.has_something_to_offer();
+        self.frameworks[framework].offered.add(&booking.held);
+        self.end_wish(framework, key);
         self.tree
             .client_mut(node, framework)
             .expect("picked from the tree")
@@ -223,8 +264,21 @@ impl Allocator {
         }
     }
 
+    /// An agent that the framework asked for by name was given to it, or is gone.
+    pub(crate) fn end_wish(&mut self, framework: FrameworkKey, key: AgentKey) {
+        if self.wishing.is_empty() {
+            return;
+        }
+        if let Some(record) = self.frameworks.get_mut(framework) {
+            record.wishes.remove(&key);
+            if record.wishes.is_empty() {
+                self.wishing.remove(&framework);
+            }
+        }
+    }
+
     /// Notes on which agents quotas kept something back from those who were asked.
-    pub(crate) fn note_kept_back(&mut self, key: AgentKey, who: &Who, kept_back: KeptBack) {
+    pub(crate) fn note_kept_back(&mut self, key: AgentKey, who: &Who<'_>, kept_back: KeptBack) {
         for (kept, agents) in [
             (kept_back.by_limit, &mut self.limited),
             (kept_back.by_guarantees, &mut self.guarded),
@@ -232,7 +286,7 @@ impl Allocator {
             if kept {
                 agents.insert(key);
             } else if matches!(who, Who::Everybody) {
-                agents.remove(&key);
+                agents.remove(key);
             }
         }
     }

@@ -6,27 +6,31 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use tepui_model::{Milli, Quantities, Quantity, Resource, Resources, Role};
 
-/// Numbers the names of resources.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Names(BTreeMap<Arc<str>, usize>);
+/// Names found by looking at them one by one; beyond these they are looked up. Clusters know a handful of names.
+const FIRST_NAMES: usize = 8;
 
-/// By number of name, in thousandths; names beyond the end have nothing.
+/// Numbers the names of resources, in the order in which they were met.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Amounts(Vec<i64>);
+pub(crate) struct Names {
+    names: Vec<Arc<str>>,
+    numbers: BTreeMap<Arc<str>, usize>,
+}
 
-/// What a sum changes by: few names, each with an amount.
-pub(crate) type Change = Vec<(usize, i64)>;
+/// By number of name, in thousandths; names beyond the end have nothing. A sum, or what a sum changes by.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Amounts(SmallVec<[i64; 4]>);
 
 /// What changes on somebody's account.
 #[derive(Debug, Default)]
 pub(crate) struct Booking {
     /// Of everything: shares are made of it.
-    pub(crate) held: Change,
+    pub(crate) held: Amounts,
     /// Of what is reserved for nobody and will not be taken back: it counts against quota. Left out while there are no
     /// quotas.
-    pub(crate) unreserved: Change,
+    pub(crate) unreserved: Amounts,
 }
 
 /// A share that can be compared: the bits of a double that is not negative sort as the double does.
@@ -43,44 +47,51 @@ impl Booking {
     #[must_use]
     pub(crate) fn negated(&self) -> Self {
         Self {
-            held: negated(&self.held),
-            unreserved: negated(&self.unreserved),
+            held: self.held.negated(),
+            unreserved: self.unreserved.negated(),
         }
     }
 }
 
 impl Names {
     pub(crate) fn number(&mut self, name: &Arc<str>) -> usize {
-        if let Some(number) = self.0.get(name) {
-            return *number;
+        if let Some(number) = self.find(name) {
+            return number;
         }
-        let number = self.0.len();
-        self.0.insert(name.clone(), number);
+        let number = self.names.len();
+        self.names.push(name.clone());
+        self.numbers.insert(name.clone(), number);
         number
     }
 
+    pub(crate) fn find(&self, name: &str) -> Option<usize> {
+        let mut first = self.names.iter().take(FIRST_NAMES);
+        match first.position(|known| **known == *name) {
+            None if self.names.len() > FIRST_NAMES => self.numbers.get(name).copied(),
+            found => found,
+        }
+    }
+
     /// How much of each scalar there is. Ports and the like have no share: who has many of them has no more for it.
-    pub(crate) fn amounts(&mut self, resources: &Resources) -> Change {
+    pub(crate) fn amounts(&mut self, resources: &Resources) -> Amounts {
         self.amounts_of(resources, |_| true)
     }
 
     /// As [`Names::amounts`], of the part that counts against quota.
-    pub(crate) fn unreserved_amounts(&mut self, resources: &Resources) -> Change {
+    pub(crate) fn unreserved_amounts(&mut self, resources: &Resources) -> Amounts {
         self.amounts_of(resources, is_quota_relevant)
     }
 
-    fn amounts_of(&mut self, resources: &Resources, counts: impl Fn(&Resource) -> bool) -> Change {
-        let mut change: Change = Vec::with_capacity(4);
-        for (resource, copies) in resources
-            .iter_counted()
-            .filter(|(resource, _)| counts(resource))
-        {
-            let Some(amount) = scalar(resource, copies) else {
-                continue;
-            };
-            add_to(&mut change, self.number(&resource.name), amount);
+    fn amounts_of(&mut self, resources: &Resources, counts: impl Fn(&Resource) -> bool) -> Amounts {
+        let mut amounts = Amounts::default();
+        for (resource, copies) in resources.iter_counted() {
+            if let Some(amount) = scalar(resource, copies)
+                && counts(resource)
+            {
+                amounts.add_at(self.number(&resource.name), amount);
+            }
         }
-        change
+        amounts
     }
 
     /// How much is reserved for whom. Every resource has one such role, so it counts once.
@@ -107,7 +118,7 @@ impl Names {
             unreserved: if quotas {
                 self.unreserved_amounts(resources)
             } else {
-                Change::new()
+                Amounts::default()
             },
         }
     }
@@ -120,26 +131,16 @@ impl Names {
         quotas: bool,
     ) -> Booking {
         let mut booking = self.booking(after, quotas);
-        let before = self.booking(before, quotas).negated();
-        for (sum, change) in [
-            (&mut booking.held, before.held),
-            (&mut booking.unreserved, before.unreserved),
-        ] {
-            for (number, amount) in change {
-                add_to(sum, number, amount);
-            }
-        }
+        let before = self.booking(before, quotas);
+        booking.held.subtract(&before.held);
+        booking.unreserved.subtract(&before.unreserved);
         booking
     }
 
-    pub(crate) fn find(&self, name: &str) -> Option<usize> {
-        self.0.get(name).copied()
-    }
-
     pub(crate) fn quantities(&self, amounts: &Amounts) -> Quantities {
-        let named = self.0.iter();
+        let named = self.names.iter().enumerate();
         named
-            .map(|(name, number)| (name.clone(), Milli(amounts.at(*number))))
+            .map(|(number, name)| (name.clone(), Milli(amounts.at(number))))
             .collect()
     }
 
@@ -147,10 +148,10 @@ impl Names {
     pub(crate) fn known_amounts(&self, resources: &Resources) -> Amounts {
         let mut amounts = Amounts::default();
         for (resource, copies) in resources.iter_counted() {
-            if let (Some(number), Some(amount)) =
-                (self.0.get(&resource.name), scalar(resource, copies))
+            if let Some(amount) = scalar(resource, copies)
+                && let Some(number) = self.find(&resource.name)
             {
-                amounts.apply(&[(*number, amount)]);
+                amounts.add_at(number, amount);
             }
         }
         amounts
@@ -162,15 +163,8 @@ impl Names {
     }
 
     /// What takes the amounts of one to those of the other.
-    pub(crate) fn difference(&mut self, before: &Resources, after: &Resources) -> Change {
+    pub(crate) fn difference(&mut self, before: &Resources, after: &Resources) -> Amounts {
         self.rebooking(before, after, false).held
-    }
-}
-
-fn add_to(change: &mut Change, number: usize, amount: i64) {
-    match change.iter_mut().find(|(other, _)| *other == number) {
-        Some((_, sum)) => *sum = sum.saturating_add(amount),
-        None => change.push((number, amount)),
     }
 }
 
@@ -186,13 +180,6 @@ fn scalar(resource: &Resource, copies: u32) -> Option<i64> {
     })
 }
 
-pub(crate) fn negated(change: &[(usize, i64)]) -> Change {
-    change
-        .iter()
-        .map(|(number, amount)| (*number, -amount))
-        .collect()
-}
-
 impl Amounts {
     pub(crate) fn at(&self, number: usize) -> i64 {
         self.0.get(number).copied().unwrap_or(0)
@@ -201,6 +188,12 @@ impl Amounts {
     /// Beyond this number there is nothing.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Those that are not nothing, with their numbers.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, i64)> {
+        let all = self.0.iter().copied().enumerate();
+        all.filter(|(_, amount)| *amount != 0)
     }
 
     pub(crate) fn add_at(&mut self, number: usize, amount: i64) {
@@ -213,34 +206,40 @@ impl Amounts {
         self.0[number] = self.0[number].saturating_add(amount);
     }
 
-    pub(crate) fn apply(&mut self, change: &[(usize, i64)]) {
-        for &(number, amount) in change {
+    pub(crate) fn add(&mut self, other: &Amounts) {
+        for (number, amount) in other.iter() {
             self.add_at(number, amount);
         }
     }
 
-    /// Takes away as much as there is, and says how much that was.
-    pub(crate) fn take_up_to(&mut self, change: &[(usize, i64)]) -> Change {
-        let taken: Change = change
-            .iter()
-            .map(|&(number, amount)| (number, amount.clamp(0, self.at(number).max(0))))
-            .collect();
-        self.apply(&negated(&taken));
-        taken
-    }
-
-    pub(crate) fn as_change(&self) -> Change {
-        self.0.iter().copied().enumerate().collect()
-    }
-
-    pub(crate) fn add(&mut self, other: &Amounts) {
-        for (number, amount) in other.0.iter().enumerate() {
-            self.apply(&[(number, *amount)]);
+    pub(crate) fn subtract(&mut self, other: &Amounts) {
+        for (number, amount) in other.iter() {
+            self.add_at(number, amount.saturating_neg());
         }
     }
 
+    #[must_use]
+    pub(crate) fn negated(&self) -> Self {
+        Self(
+            self.0
+                .iter()
+                .map(|amount| amount.saturating_neg())
+                .collect(),
+        )
+    }
+
+    /// Takes away as much as there is, and says how much that was.
+    pub(crate) fn take_up_to(&mut self, wanted: &Amounts) -> Amounts {
+        let mut taken = Amounts::default();
+        for (number, amount) in wanted.iter() {
+            taken.add_at(number, amount.clamp(0, self.at(number).max(0)));
+        }
+        self.subtract(&taken);
+        taken
+    }
+
     pub(crate) fn is_zero(&self) -> bool {
-        self.0.iter().all(|amount| *amount == 0)
+        self.iter().next().is_none()
     }
 
     /// The largest part of the total of anything.

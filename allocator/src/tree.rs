@@ -229,9 +229,9 @@ impl Tree {
         self.weights.insert(role, weight);
     }
 
-    pub(crate) fn change_total(&mut self, change: &[(usize, i64)]) {
-        if change.iter().any(|(_, amount)| *amount != 0) {
-            self.total.apply(change);
+    pub(crate) fn change_total(&mut self, change: &Amounts) {
+        if !change.is_zero() {
+            self.total.add(change);
             self.stale = true;
         }
     }
@@ -272,7 +272,7 @@ impl Tree {
             self.place(up);
             up = self.node(up).parent;
         }
-        if !booking.unreserved.is_empty() {
+        if !booking.unreserved.is_zero() {
             let quota = self.node(id).quota;
             self.quotas.consume(quota, &booking.unreserved);
         }
@@ -572,8 +572,8 @@ impl Node {
 }
 
 impl Account {
-    fn book(&mut self, change: &[(usize, i64)], allocations: u64) {
-        self.held.apply(change);
+    fn book(&mut self, change: &Amounts, allocations: u64) {
+        self.held.add(change);
         self.allocations += allocations;
     }
 }

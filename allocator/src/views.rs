@@ -30,9 +30,11 @@ impl Allocator {
         let mut sum = Resources::new();
         for node in self.tree.subtree(role) {
             for (framework, client) in &self.tree.node(node).clients {
-                for key in &client.agents {
-                    sum.add(&self.agents[key].held[&(*framework, node)].resources);
-                }
+                let holds = client
+                    .agents
+                    .iter()
+                    .filter_map(|key| self.agents[*key].hold_of((*framework, node)));
+                holds.for_each(|hold| sum.add(&hold.resources));
             }
         }
         sum
@@ -41,31 +43,31 @@ impl Allocator {
     /// What a framework holds, offered or used, on an agent in a role.
     pub fn held(&self, key: AgentKey, framework: FrameworkKey, role: &Role) -> Resources {
         let node = self.tree.find(role);
-        let hold = node.and_then(|node| self.agents.get(&key)?.held.get(&(framework, node)));
+        let hold = node.and_then(|node| self.agents.get(key)?.hold_of((framework, node)));
         hold.map_or_else(Resources::new, |hold| hold.resources.clone())
     }
 
     /// What on an agent is held by nobody.
     pub fn available(&self, key: AgentKey) -> Resources {
         self.agents
-            .get(&key)
+            .get(key)
             .map_or_else(Resources::new, |agent| agent.available.clone())
     }
 
     pub fn total(&self, key: AgentKey) -> Resources {
         self.agents
-            .get(&key)
+            .get(key)
             .map_or_else(Resources::new, |agent| agent.total.clone())
     }
 
     pub fn traits(&self, key: AgentKey) -> Option<&AgentTraits> {
-        self.agents.get(&key).map(|agent| &agent.traits)
+        self.agents.get(key).map(|agent| &agent.traits)
     }
 
     /// Whether a framework refuses something on an agent at present.
     pub fn has_refused(&self, key: AgentKey, framework: FrameworkKey, role: &Role) -> bool {
         let node = self.tree.find(role);
-        let filters = node.and_then(|node| self.agents.get(&key)?.filters.get(&(framework, node)));
+        let filters = node.and_then(|node| self.agents.get(key)?.filters.get(&(framework, node)));
         filters.is_some_and(|filters| filters.iter().any(|filter| !filter.lapsed))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::time::Instant;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Args;
@@ -11,6 +11,8 @@ use tepui_allocator::{
     FrameworkKey, FrameworkTerms, Quota,
 };
 use tepui_model::{Resources, Role, Tick, parse_quantities, parse_resources};
+
+use crate::clock::{Span, Stopwatch};
 
 /// Changes over which one is averaged.
 const CHANGES: usize = 1_000;
@@ -27,32 +29,104 @@ pub(crate) struct Allocator {
     /// Guarantee each role its part of the cluster, and limit it to that
     #[arg(long)]
     quota: bool,
+    /// Clusters that are given away, each made anew; the median is told
+    #[arg(long, default_value_t = 5)]
+    runs: u32,
     /// Print one line of JSON
     #[arg(long)]
     json: bool,
+    /// Print a row of a table
+    #[arg(long, conflicts_with = "json")]
+    row: bool,
+}
+
+/// What was measured on one cluster.
+struct Measured {
+    full: Span,
+    empty: Span,
+    one_change: Span,
+    offers: usize,
+    rss_bytes: u64,
 }
 
 impl Allocator {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         ensure!(
-            self.agents > 0 && self.frameworks > 0 && self.roles > 0,
-            "there must be at least one agent, one framework and one role"
+            self.agents > 0 && self.frameworks > 0 && self.roles > 0 && self.runs > 0,
+            "there must be at least one agent, one framework, one role and one run"
         );
-        let mut allocator = self.cluster()?;
-        let mut now = Tick(0);
-        let mut cycle = |allocator: &mut Core| {
-            now = Tick(now.0 + 1);
-            let began = Instant::now();
-            let allocations = allocator.allocate(now);
-            (allocations, began.elapsed())
+        let mut runs: Vec<Measured> = (0..self.runs)
+            .map(|_| self.measure())
+            .collect::<anyhow::Result<_>>()?;
+        let mut median = |of: fn(&Measured) -> Duration| {
+            runs.sort_by_key(of);
+            of(&runs[runs.len() / 2])
         };
-        let (allocations, full) = cycle(&mut allocator);
-        let (nothing, empty) = cycle(&mut allocator);
+        let full = Span {
+            wall: median(|run| run.full.wall),
+            cpu: median(|run| run.full.cpu),
+        };
+        let empty = Span {
+            wall: median(|run| run.empty.wall),
+            cpu: median(|run| run.empty.cpu),
+        };
+        let change = Span {
+            wall: median(|run| run.one_change.wall),
+            cpu: median(|run| run.one_change.cpu),
+        };
+        let rss_bytes = runs.iter().map(|run| run.rss_bytes).max().unwrap_or(0);
+        let offers = runs.iter().map(|run| run.offers).max().unwrap_or(0);
+        let Self {
+            agents,
+            frameworks,
+            roles,
+            quota,
+            runs,
+            ..
+        } = self;
+        let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+        let us = |duration: Duration| duration.as_secs_f64() * 1e6;
+        if self.json {
+            let line = serde_json::json!({
+                "agents": agents, "frameworks": frameworks, "roles": roles, "quota": quota, "runs": runs,
+                "full_cycle_ms": ms(full.wall), "full_cycle_cpu_ms": ms(full.cpu),
+                "empty_cycle_ms": ms(empty.wall), "empty_cycle_cpu_ms": ms(empty.cpu),
+                "one_change_us": us(change.wall), "one_change_cpu_us": us(change.cpu),
+                "offers": offers, "rss_bytes": rss_bytes,
+            });
+            println!("{line}");
+            return Ok(());
+        }
+        let quotas = if quota { "each a quota" } else { "none" };
+        let (full_ms, full_cpu) = (ms(full.wall), ms(full.cpu));
+        let (empty_ms, change_us, rss) = (ms(empty.wall), us(change.wall), rss_bytes >> 20);
+        if self.row {
+            println!(
+                "| {agents} | {frameworks} | {roles} | {quotas} | {offers} | {full_ms:.1} | {full_cpu:.1} | {empty_ms:.3} | {change_us:.1} | {rss} |"
+            );
+        } else {
+            println!(
+                "{agents} agents, {frameworks} frameworks, {roles} roles, quotas: {quotas}: {offers} offers in {full_ms:.1} ms \
+                 ({full_cpu:.1} ms of CPU), nothing to do in {empty_ms:.3} ms, one change in {change_us:.1} us, {rss} MB"
+            );
+        }
+        Ok(())
+    }
+
+    fn measure(&self) -> anyhow::Result<Measured> {
+        let mut allocator = self.cluster()?;
+        let watch = Stopwatch::start();
+        let allocations = allocator.allocate(Tick(1));
+        let full = watch.span();
+        let watch = Stopwatch::start();
+        let nothing = allocator.allocate(Tick(2));
+        let empty = watch.span();
         ensure!(nothing.is_empty(), "a second cycle found something to give");
         let offers = allocations.len();
         let mut held = allocations;
-        let began = Instant::now();
-        for change in 0..CHANGES.min(held.len()) {
+        let changes = CHANGES.min(offers);
+        let watch = Stopwatch::start();
+        for change in 0..changes {
             let Allocation {
                 agent,
                 framework,
@@ -60,49 +134,32 @@ impl Allocator {
                 resources,
             } = held.swap_remove(change * 7919 % held.len());
             allocator.recover(agent, framework, &role, &resources, None);
-            let (given, _) = cycle(&mut allocator);
-            held.extend(given);
+            held.extend(allocator.allocate(Tick(3 + change as u64)));
         }
-        let one_change = began.elapsed() / u32::try_from(CHANGES.min(offers))?.max(1);
-        let full_ms = full.as_secs_f64() * 1e3;
-        let empty_ms = empty.as_secs_f64() * 1e3;
-        let change_us = one_change.as_secs_f64() * 1e6;
-        let rss = resident_bytes()?;
-        let Self {
-            agents,
-            frameworks,
-            roles,
-            quota,
-            ..
-        } = self;
-        if self.json {
-            let line = serde_json::json!({
-                "agents": agents, "frameworks": frameworks, "roles": roles, "quota": quota,
-                "full_cycle_ms": full_ms, "empty_cycle_ms": empty_ms, "one_change_us": change_us,
-                "offers": offers, "rss_bytes": rss,
-            });
-            println!("{line}");
-        } else {
-            println!(
-                "{agents} agents, {frameworks} frameworks, {roles} roles: {offers} offers in {full_ms:.2} ms, \
-                 nothing to do in {empty_ms:.3} ms, one change in {change_us:.1} us, {} MB",
-                rss >> 20
-            );
-        }
-        Ok(())
+        let one_change = watch.span() / u32::try_from(changes)?.max(1);
+        Ok(Measured {
+            full,
+            empty,
+            one_change,
+            offers,
+            rss_bytes: resident_bytes()?,
+        })
     }
 
     fn cluster(&self) -> anyhow::Result<Core> {
         let mut allocator = Core::new(Config::default());
-        let total = parse_resources(
-            "cpus:16;mem:65536;disk:1048576;ports:[31000-32000]",
-            &Role::star(),
-        )?;
+        // Parsed for each agent anew, so that no two share what they have.
+        let total = || {
+            parse_resources(
+                "cpus:16;mem:65536;disk:1048576;ports:[31000-32000]",
+                &Role::star(),
+            )
+        };
         let roles: Vec<Role> = (0..self.roles)
             .map(|number| Role::parse(&format!("role{number}")))
             .collect::<Result<_, _>>()?;
         if self.quota {
-            allocator.set_quotas(self.quotas(&roles, &total)?);
+            allocator.set_quotas(self.quotas(&roles, &total()?)?);
         }
         for key in 0..self.frameworks {
             let role = &roles[key as usize % roles.len()];
@@ -114,7 +171,7 @@ impl Allocator {
             allocator.add_framework(FrameworkKey(key), &terms);
         }
         for key in 0..self.agents {
-            allocator.add_agent(AgentKey(key), total.clone(), AgentTraits::default(), &[]);
+            allocator.add_agent(AgentKey(key), total()?, AgentTraits::default(), &[]);
         }
         Ok(allocator)
     }

@@ -2,7 +2,10 @@
 #![allow(clippy::print_stdout, reason = "a measurement is printed")]
 
 mod allocator;
+mod clock;
+#[cfg(feature = "cluster")]
 mod cluster;
+#[cfg(feature = "cluster")]
 mod tasks;
 
 use clap::{Parser, Subcommand};
@@ -15,18 +18,22 @@ struct Arguments {
 
 #[derive(Subcommand, Debug)]
 enum Measurement {
+    #[cfg(feature = "cluster")]
     /// Short wasm tasks per second, end to end through the scheduler API: launch to acknowledged TASK_FINISHED
     Tasks(tasks::Tasks),
     /// One cycle of the allocator: all free, nothing to do, one change
     Allocator(allocator::Allocator),
+    #[cfg(feature = "cluster")]
     /// Resident memory of an idle master and an idle agent
     Idle,
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().measurement {
+        #[cfg(feature = "cluster")]
         Measurement::Tasks(tasks) => tasks.run(),
         Measurement::Allocator(allocator) => allocator.run(),
+        #[cfg(feature = "cluster")]
         Measurement::Idle => cluster::idle(),
     }
 }

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 use std::ops::AddAssign;
+use std::sync::Arc;
 
 use crate::amount::Milli;
 use crate::quantities::Quantities;
@@ -12,8 +13,14 @@ use crate::role::Role;
 
 /// Sorted by identity; what can be added up is one entry, and identical indivisible resources are counted.
 /// Quantities of nothing (or less) are dropped.
+///
+/// Clones share their entries until one of them is changed: what an agent has, what of it is free and what is offered
+/// is mostly the same sum, and is then kept once.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Resources(Vec<Entry>);
+pub struct Resources(
+    /// Never an empty list, so that there is one way to write an empty sum.
+    Option<Arc<Vec<Entry>>>,
+);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
@@ -33,24 +40,42 @@ impl Resources {
         Self::default()
     }
 
+    fn from_entries(entries: Vec<Entry>) -> Self {
+        Self((!entries.is_empty()).then(|| Arc::new(entries)))
+    }
+
+    fn entries(&self) -> &[Entry] {
+        self.0.as_deref().map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether both are clones of one sum. Sums that are not may be equal all the same.
+    fn is_clone_of(&self, other: &Resources) -> bool {
+        match (&self.0, &other.0) {
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
+            (own, other) => own.is_none() && other.is_none(),
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 
     /// Every resource; of several copies each one.
     pub fn iter(&self) -> impl Iterator<Item = &Resource> {
-        self.0
+        self.entries()
             .iter()
             .flat_map(|entry| std::iter::repeat_n(&entry.resource, entry.copies as usize))
     }
 
     /// Every resource with the number of its copies.
     pub fn iter_counted(&self) -> impl Iterator<Item = (&Resource, u32)> {
-        self.0.iter().map(|entry| (&entry.resource, entry.copies))
+        self.entries()
+            .iter()
+            .map(|entry| (&entry.resource, entry.copies))
     }
 
     fn find(&self, resource: &Resource) -> Result<usize, usize> {
-        self.0
+        self.entries()
             .binary_search_by(|entry| entry.resource.compare_identity(resource))
     }
 
@@ -62,12 +87,14 @@ impl Resources {
         if resource.quantity.is_empty() {
             return;
         }
-        match self.find(&resource) {
+        let found = self.find(&resource);
+        let entries = Arc::make_mut(self.0.get_or_insert_default());
+        match found {
             Ok(at) if resource.is_indivisible() => {
-                self.0[at].copies = self.0[at].copies.saturating_add(copies);
+                entries[at].copies = entries[at].copies.saturating_add(copies);
             }
-            Ok(at) => self.0[at].resource.quantity.add(&resource.quantity),
-            Err(at) => self.0.insert(at, Entry { resource, copies }),
+            Ok(at) => entries[at].resource.quantity.add(&resource.quantity),
+            Err(at) => entries.insert(at, Entry { resource, copies }),
         }
     }
 
@@ -76,13 +103,15 @@ impl Resources {
             self.0.clone_from(&other.0);
             return;
         }
-        for entry in &other.0 {
-            match self.find(&entry.resource) {
+        for entry in other.entries() {
+            let found = self.find(&entry.resource);
+            let entries = Arc::make_mut(self.0.get_or_insert_default());
+            match found {
                 Ok(at) if entry.resource.is_indivisible() => {
-                    self.0[at].copies = self.0[at].copies.saturating_add(entry.copies);
+                    entries[at].copies = entries[at].copies.saturating_add(entry.copies);
                 }
-                Ok(at) => self.0[at].resource.quantity.add(&entry.resource.quantity),
-                Err(at) => self.0.insert(at, entry.clone()),
+                Ok(at) => entries[at].resource.quantity.add(&entry.resource.quantity),
+                Err(at) => entries.insert(at, entry.clone()),
             }
         }
     }
@@ -104,12 +133,16 @@ impl Resources {
 
     /// Takes away as much of the other as there is.
     pub fn subtract(&mut self, other: &Resources) {
+        if self.is_clone_of(other) {
+            self.0 = None;
+            return;
+        }
         let mut emptied = false;
-        for entry in &other.0 {
+        for entry in other.entries() {
             let Ok(at) = self.find(&entry.resource) else {
                 continue;
             };
-            let own = &mut self.0[at];
+            let own = &mut Arc::make_mut(self.0.get_or_insert_default())[at];
             if own.resource.is_indivisible() {
                 own.copies = own.copies.saturating_sub(entry.copies);
             } else {
@@ -118,17 +151,21 @@ impl Resources {
             // Emptied entries stay until all are done, for the search needs the order.
             emptied |= own.copies == 0 || own.resource.quantity.is_empty();
         }
-        if emptied {
-            self.0
+        if emptied && let Some(mut entries) = self.0.take() {
+            Arc::make_mut(&mut entries)
                 .retain(|entry| entry.copies > 0 && !entry.resource.quantity.is_empty());
+            self.0 = (!entries.is_empty()).then_some(entries);
         }
     }
 
     /// Whether all of the other is in this: the same identities, and no more of each.
     pub fn contains(&self, other: &Resources) -> bool {
+        if self.is_clone_of(other) {
+            return true;
+        }
         // Both are sorted, so one walk suffices.
-        let mut own = self.0.iter();
-        other.0.iter().all(|entry| {
+        let mut own = self.entries().iter();
+        other.entries().iter().all(|entry| {
             own.by_ref()
                 .find_map(
                     |candidate| match candidate.resource.compare_identity(&entry.resource) {
@@ -143,9 +180,12 @@ impl Resources {
 
     pub fn contains_resource(&self, resource: &Resource) -> bool {
         resource.quantity.is_empty()
-            || self
-                .find(resource)
-                .is_ok_and(|at| self.0[at].resource.quantity.contains(&resource.quantity))
+            || self.find(resource).is_ok_and(|at| {
+                self.entries()[at]
+                    .resource
+                    .quantity
+                    .contains(&resource.quantity)
+            })
     }
 
     /// The sum of a scalar over all reservations; a shared one counts once.
@@ -159,8 +199,9 @@ impl Resources {
     }
 
     fn named(&self, name: &str) -> impl Iterator<Item = &Entry> {
-        let first = self.0.partition_point(|entry| &*entry.resource.name < name);
-        self.0[first..]
+        let entries = self.entries();
+        let first = entries.partition_point(|entry| &*entry.resource.name < name);
+        entries[first..]
             .iter()
             .take_while(move |entry| &*entry.resource.name == name)
     }
@@ -198,22 +239,24 @@ impl Resources {
     /// Those that satisfy the condition, with all their copies.
     #[must_use]
     pub fn filter(&self, keep: impl Fn(&Resource) -> bool) -> Resources {
-        Resources(
-            self.0
-                .iter()
-                .filter(|entry| keep(&entry.resource))
-                .cloned()
-                .collect(),
-        )
+        let kept = |entry: &&Entry| keep(&entry.resource);
+        let entries = self.entries();
+        if entries.iter().all(|entry| kept(&entry)) {
+            return self.clone();
+        }
+        Resources::from_entries(entries.iter().filter(kept).cloned().collect())
     }
 
     /// Those that satisfy the condition, and the others.
     pub fn partition(self, belongs: impl Fn(&Resource) -> bool) -> (Resources, Resources) {
-        let (left, right) = self
-            .0
+        let entries = self.0.map_or_else(Vec::new, Arc::unwrap_or_clone);
+        let (left, right) = entries
             .into_iter()
             .partition(|entry| belongs(&entry.resource));
-        (Resources(left), Resources(right))
+        (
+            Resources::from_entries(left),
+            Resources::from_entries(right),
+        )
     }
 
     #[must_use]
@@ -242,7 +285,7 @@ impl Resources {
     #[must_use]
     pub fn map(&self, replace: impl Fn(Resource) -> Resource) -> Resources {
         let mut mapped = Resources::new();
-        for entry in &self.0 {
+        for entry in self.entries() {
             mapped.add_copies(replace(entry.resource.clone()), entry.copies);
         }
         mapped
@@ -251,7 +294,7 @@ impl Resources {
     /// How much of each kind there is. A shared resource counts once, however many copies are held.
     pub fn quantities(&self) -> Quantities {
         let mut quantities = Quantities::new();
-        for entry in &self.0 {
+        for entry in self.entries() {
             quantities.add_amount(
                 &entry.resource.name,
                 amount_of(entry, entry.resource.quantity.amount()),
@@ -327,7 +370,6 @@ mod tests {
     use crate::parse::parse_resources;
     use crate::resource::tests::Random;
     use crate::resource::{Disk, DiskSource, DiskVolume, Persistence, Reservation};
-    use std::sync::Arc;
 
     fn resources(text: &str) -> Resources {
         parse_resources(text, &Role::star()).unwrap()
@@ -470,6 +512,21 @@ mod tests {
             .clone()
             .partition(|resource| resource.is_allocatable_to(&role("a")));
         assert_eq!(Resources::from_iter([&taken, &left]), all);
+    }
+
+    #[test]
+    fn what_is_done_to_a_clone_is_not_done_to_the_sum() {
+        let sum = resources("cpus:2; mem:64; ports:[1-5]");
+        let mut clone = sum.clone();
+        clone.subtract(&resources("cpus:1; ports:[1-5]"));
+        assert_eq!(clone, resources("cpus:1; mem:64"));
+        let mut other = sum.clone();
+        other += &resources("cpus:1; disk:7");
+        assert_eq!(other, resources("cpus:3; disk:7; mem:64; ports:[1-5]"));
+        let mut emptied = sum.clone();
+        emptied.subtract(&sum.filter(|_| true));
+        assert_eq!(emptied, Resources::new());
+        assert_eq!(sum, resources("cpus:2; mem:64; ports:[1-5]"));
     }
 
     #[test]
