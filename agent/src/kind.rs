@@ -38,6 +38,16 @@ impl Format {
         Self::Native
     }
 
+    /// With its article, for a sentence.
+    pub(crate) fn noun(self) -> &'static str {
+        match self {
+            Self::Module => "a wasm module",
+            Self::Component => "a wasm component",
+            Self::Text => "WebAssembly text",
+            Self::Native => "no wasm",
+        }
+    }
+
     pub(crate) fn is_wasm(self) -> bool {
         self != Self::Native
     }

@@ -42,8 +42,6 @@ pub(crate) enum PrepareError {
     NoProgram,
     #[error(transparent)]
     Words(#[from] WordsError),
-    #[error("'{name}' is a component; components are not supported yet")]
-    Component { name: String },
     #[error("'{name}' is to run as wasm but is no wasm module")]
     NotWasm { name: String },
     #[error("the variable '{name}' refers to a secret, which this agent cannot resolve")]
@@ -343,9 +341,6 @@ impl Preparer {
         line: &CommandLine,
         program: Program,
     ) -> Result<Ready, PrepareError> {
-        if program.format == Format::Component {
-            return Err(PrepareError::Component { name: program.name });
-        }
         let environment = self.environment_of(order, path, order.info.command.as_ref(), false)?;
         let arguments = line.guest_arguments(&program.name, &environment)?;
         let metered = order.info.limits.contains_key(FUEL);
@@ -353,7 +348,7 @@ impl Preparer {
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
         let plan = LaunchPlan {
             body: launch_plan::Body::Wasm.into(),
-            reason: Some(format!("'{}' is a wasm module", program.name)),
+            reason: Some(format!("'{}' is {}", program.name, program.format.noun())),
             sandbox: path.to_string_lossy().into_owned(),
             container_id: order.container_id.clone(),
             module_path: Some(text(program.pin.path())),
@@ -488,7 +483,7 @@ fn opened(mount: launch_plan::Mount) -> ext::wasm_info::Preopen {
 fn can_fall_back(error: &PrepareError) -> bool {
     matches!(
         error,
-        PrepareError::Compile(_) | PrepareError::Component { .. } | PrepareError::NotWasm { .. }
+        PrepareError::Compile(_) | PrepareError::NotWasm { .. }
     )
 }
 
@@ -1044,17 +1039,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_component_is_refused_by_name() {
+    async fn a_component_is_compiled_and_run_as_a_module_is() {
         let bench = bench().await;
         let uri = bench.serve("c.wasm", COMPONENT);
-        let text = bench
-            .command(command("c.wasm", vec![uri]))
-            .await
-            .unwrap_err()
-            .to_string();
+        let ready = bench.command(command("c.wasm", vec![uri])).await.unwrap();
+        assert!(is_wasm(&ready));
         assert_eq!(
-            text,
-            "'c.wasm' is a component; components are not supported yet"
+            ready.plan.reason.as_deref(),
+            Some("'c.wasm' is a wasm component")
         );
     }
 

@@ -1,5 +1,6 @@
 //! The compiler's side: a module in, the form executors load out, or a sentence why not.
 
+use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
 use std::hash::{Hash as _, Hasher};
 use std::io::Write as _;
@@ -7,14 +8,14 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
+use wasmtime::component::Component;
 use wasmtime::{Engine, Module, UnknownImportError};
 
-use crate::engines::{EngineError, Metering, linker, on_demand_engine};
+use crate::engines::{EngineError, Metering, component_linker, linker, on_demand_engine};
 use crate::task::Entry;
+use crate::world::{Shape, Worlds, provider_of_function, provider_of_interface};
 
 const MAGIC: &[u8] = b"\0asm";
-/// What follows the magic in a component.
-const COMPONENT: &[u8] = &[0x0d, 0, 1, 0];
 
 /// Why a file is not compiled.
 #[derive(Debug, thiserror::Error)]
@@ -38,11 +39,14 @@ pub enum CompileError {
     /// It is compiled code, and not from our compiler as far as anybody can tell.
     #[error("the file is compiled code already; give the .wasm module it was made from")]
     Precompiled,
-    /// It is a component.
+    /// It is a component for a world that agents do not carry.
     #[error(
-        "the file is a WebAssembly component; only core modules (WASI preview 1 commands) run here: build it for wasm32-wasip1"
+        "the component is built for WASI 0.3 (by {name}); agents carry WASI 0.2: build it for wasm32-wasip2"
     )]
-    Component,
+    Newer {
+        /// By what that is seen.
+        name: String,
+    },
     /// It is something else.
     #[error(
         "the file is not a WebAssembly module: it begins with neither the wasm magic nor WebAssembly text"
@@ -55,15 +59,24 @@ pub enum CompileError {
         message: String,
     },
     /// It wants something from the host that the host has not.
-    #[error("the module imports {module}::{name}, which does not exist here")]
+    #[error("{}", missing_function(module, name))]
     MissingImport {
         /// From where.
         module: String,
         /// What.
         name: String,
     },
+    /// The same of a component.
+    #[error(
+        "the component imports {name}, which does not exist here: {}",
+        provider_of_interface(name)
+    )]
+    MissingInterface {
+        /// What.
+        name: String,
+    },
     /// It wants something the host has, but of another type.
-    #[error("the module does not fit this host: {message}")]
+    #[error("it does not fit this host: {message}")]
     WrongImport {
         /// What does not fit.
         message: String,
@@ -73,6 +86,14 @@ pub enum CompileError {
     NoStart {
         /// What it has instead.
         message: String,
+    },
+    /// The same of a component.
+    #[error(
+        "the component exports neither wasi:cli/run (a command) nor wasi:http/incoming-handler (a service) of version 0.2, but {exports}"
+    )]
+    NoWorld {
+        /// What it has instead.
+        exports: String,
     },
     /// There is no engine.
     #[error(transparent)]
@@ -86,12 +107,12 @@ impl CompileError {
             Self::Read { .. } => "read",
             Self::Write { .. } => "write",
             Self::Precompiled => "precompiled",
-            Self::Component => "component",
+            Self::Newer { .. } => "newer",
             Self::NotAModule => "not_a_module",
             Self::Invalid { .. } => "invalid",
-            Self::MissingImport { .. } => "missing_import",
+            Self::MissingImport { .. } | Self::MissingInterface { .. } => "missing_import",
             Self::WrongImport { .. } => "wrong_import",
-            Self::NoStart { .. } => "no_start",
+            Self::NoStart { .. } | Self::NoWorld { .. } => "no_start",
             Self::Engine(_) => "engine",
         }
     }
@@ -149,19 +170,22 @@ fn compile_bytes(bytes: &[u8], metering: Metering) -> Result<Vec<u8>, CompileErr
     if Engine::detect_precompiled(bytes).is_some() {
         return Err(CompileError::Precompiled);
     }
-    if bytes.starts_with(MAGIC) {
-        if bytes.get(4..8) == Some(COMPONENT) {
-            return Err(CompileError::Component);
-        }
-    } else if !looks_like_text(bytes) {
+    let invalid = |message: &str| CompileError::Invalid {
+        message: one_line(message),
+    };
+    let binary = if bytes.starts_with(MAGIC) {
+        Cow::Borrowed(bytes)
+    } else if looks_like_text(bytes) {
+        wat::parse_bytes(bytes).map_err(|error| invalid(&error.to_string()))?
+    } else {
         return Err(CompileError::NotAModule);
-    } else if text_keyword(bytes) == "component" {
-        return Err(CompileError::Component);
-    }
+    };
+    let shape = Shape::of(&binary).map_err(|error| invalid(&error))?;
     let engine = on_demand_engine(metering)?;
-    let module = Module::new(&engine, bytes).map_err(|error| CompileError::Invalid {
-        message: one_line(&format!("{error:#}")),
-    })?;
+    if shape.component {
+        return compile_component(&engine, &binary, &shape);
+    }
+    let module = Module::new(&engine, &binary).map_err(|error| invalid(&format!("{error:#}")))?;
     if let Err(error) = linker(&engine)?.instantiate_pre(&module) {
         return Err(match error.downcast_ref::<UnknownImportError>() {
             Some(unknown) => CompileError::MissingImport {
@@ -198,19 +222,43 @@ fn looks_like_text(bytes: &[u8]) -> bool {
     text.starts_with('(') || text.starts_with(";;")
 }
 
-/// The word after the first parenthesis that opens no comment.
-fn text_keyword(bytes: &[u8]) -> &str {
-    let text = std::str::from_utf8(bytes).unwrap_or_default();
-    let line = text
-        .lines()
-        .map(str::trim_start)
-        .find(|line| line.starts_with('(') && !line.starts_with("(;"));
-    line.map(|line| line[1..].trim_start())
-        .and_then(|line| {
-            line.split(|character: char| !character.is_ascii_alphabetic())
-                .next()
-        })
-        .unwrap_or_default()
+fn compile_component(
+    engine: &Engine,
+    binary: &[u8],
+    shape: &Shape,
+) -> Result<Vec<u8>, CompileError> {
+    if let Some(name) = shape.newer() {
+        return Err(CompileError::Newer {
+            name: name.to_owned(),
+        });
+    }
+    let invalid = |error: wasmtime::Error| CompileError::Invalid {
+        message: one_line(&format!("{error:#}")),
+    };
+    let component = Component::new(engine, binary).map_err(invalid)?;
+    if let Err(error) = component_linker(engine)?.instantiate_pre(&component) {
+        let message = one_line(&format!("{error:#}"));
+        let missing = message.contains("was not found in the linker");
+        let named = |name: &&String| message.contains(&format!("`{name}`"));
+        return Err(match shape.imports.iter().find(named) {
+            Some(name) if missing => CompileError::MissingInterface { name: name.clone() },
+            _ => CompileError::WrongImport { message },
+        });
+    }
+    if Worlds::of(shape.exports.iter().map(String::as_str)).is_none() {
+        let exports = match shape.exports.as_slice() {
+            [] => "nothing".to_owned(),
+            names => names.join(", "),
+        };
+        return Err(CompileError::NoWorld { exports });
+    }
+    component.serialize().map_err(invalid)
+}
+
+/// What a module that lacks a function of its host is told.
+pub(crate) fn missing_function(module: &str, name: &str) -> String {
+    let provider = provider_of_function(module, name);
+    format!("the module imports {module}::{name}, which does not exist here: {provider}")
 }
 
 fn one_line(text: &str) -> String {
@@ -277,7 +325,8 @@ mod tests {
             refusal(b"(module (import \"env\" \"mystery\" (func)) (func (export \"_start\")))");
         assert_eq!(
             error.to_string(),
-            "the module imports env::mystery, which does not exist here"
+            "the module imports env::mystery, which does not exist here: a C function without a definition \
+             becomes such an import; link the library that has it"
         );
         assert_eq!(error.kind(), "missing_import");
         let error = refusal(
@@ -290,11 +339,33 @@ mod tests {
     fn what_is_no_module_is_refused_with_a_sentence() {
         assert_eq!(refusal(b"#!/bin/sh\n").kind(), "not_a_module");
         assert_eq!(refusal(b"").kind(), "not_a_module");
-        assert_eq!(refusal(b"\0asm\x0d\0\x01\0").kind(), "component");
-        assert_eq!(refusal(b"(component)").kind(), "component");
         let invalid = refusal(b"\0asm\x01\0\0\0\xff\xff");
         assert_eq!(invalid.kind(), "invalid");
         assert!(invalid.to_string().contains("offset"), "{invalid}");
+    }
+
+    #[test]
+    fn a_component_without_a_world_or_its_imports_is_refused_by_name() {
+        assert_eq!(
+            refusal(b"(component (instance $i) (export \"my:own/thing\" (instance $i)))")
+                .to_string(),
+            "the component exports neither wasi:cli/run (a command) nor wasi:http/incoming-handler (a service) \
+             of version 0.2, but my:own/thing"
+        );
+        let error = refusal(
+            b"(component (import \"wasi:keyvalue/store@0.2.0-draft\" (instance (export \"open\" (func)))))",
+        );
+        assert_eq!(error.kind(), "missing_import");
+        assert!(
+            error.to_string().starts_with(
+                "the component imports wasi:keyvalue/store@0.2.0-draft, which does not exist here: "
+            ),
+            "{error}"
+        );
+        let newer =
+            refusal(b"(component (instance $i) (export \"wasi:cli/run@0.3.0\" (instance $i)))");
+        assert_eq!(newer.kind(), "newer");
+        assert!(newer.to_string().contains("wasi:cli/run@0.3.0"), "{newer}");
     }
 
     #[test]

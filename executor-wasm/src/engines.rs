@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, Linker, PoolingAllocationConfig,
-    WasmBacktraceDetails,
+    WasmBacktraceDetails, component,
 };
 use wasmtime_wasi::I32Exit;
 
@@ -24,6 +24,12 @@ const MAPS_POOL_SLOT: usize = 2;
 const MAPS_POOLED: usize = 4;
 /// Those of an instance outside a pool.
 const MAPS_ON_DEMAND: usize = 7;
+/// And those of each further memory of a component.
+const MAPS_MEMORY: usize = 3;
+/// Core instances and tables of a component: its main module, adapters, and the small modules that tie them together.
+const PARTS_OF_A_COMPONENT: u32 = 4;
+/// Elements a table in a slot may grow to; address space only.
+const TABLE_ELEMENTS: usize = 1 << 20;
 /// Bytes of a memory, and of a table, that a freed slot keeps and zeroes itself rather than ask the kernel to.
 const MEMORY_KEEP_RESIDENT: usize = 64 << 10;
 const TABLE_KEEP_RESIDENT: usize = 8 << 10;
@@ -72,12 +78,15 @@ pub(crate) fn on_demand_engine(metering: Metering) -> Result<Engine, EngineError
 fn pooled_engine(metering: Metering, slots: usize) -> wasmtime::Result<Engine> {
     let count = u32::try_from(slots).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_core_instances(count)
+    let parts = count.saturating_mul(PARTS_OF_A_COMPONENT);
+    pool.total_core_instances(parts)
         .total_memories(count)
-        .total_tables(count)
+        .total_tables(parts)
+        .table_elements(TABLE_ELEMENTS)
+        .max_tables_per_module(PARTS_OF_A_COMPONENT)
         .total_stacks(count)
         .total_gc_heaps(count)
-        .total_component_instances(1)
+        .total_component_instances(count)
         .linear_memory_keep_resident(MEMORY_KEEP_RESIDENT)
         .table_keep_resident(TABLE_KEEP_RESIDENT)
         .pagemap_scan(Enabled::Auto);
@@ -106,16 +115,33 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<State>, EngineError> {
     Ok(linker)
 }
 
-/// An engine and what modules of it are linked with.
+/// What a component may import: WASI 0.2 as of `wasi:cli/imports`, and `wasi:http`.
+pub(crate) fn component_linker(engine: &Engine) -> Result<component::Linker<State>, EngineError> {
+    let mut linker = component::Linker::<State>::new(engine);
+    let link = |linker: &mut component::Linker<State>| {
+        wasmtime_wasi::p2::add_to_linker_async(linker)?;
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)
+    };
+    link(&mut linker).map_err(|error: wasmtime::Error| EngineError::new(&error))?;
+    Ok(linker)
+}
+
+/// An engine and what modules and components of it are linked with.
 pub(crate) struct Linked {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<State>,
+    pub(crate) components: component::Linker<State>,
 }
 
 impl Linked {
     fn new(engine: Engine) -> Result<Self, EngineError> {
         let linker = linker(&engine)?;
-        Ok(Self { engine, linker })
+        let components = component_linker(&engine)?;
+        Ok(Self {
+            engine,
+            linker,
+            components,
+        })
     }
 }
 
@@ -228,8 +254,13 @@ impl Engines {
         Ok((None, 0))
     }
 
-    /// Reserves what one more instance takes. `None`: the process is full.
-    pub(crate) fn place<'a>(&'a self, flavour: &'a Flavour, may_pool: bool) -> Option<Place<'a>> {
+    /// Reserves what one more instance with so many memories takes. `None`: the process is full.
+    pub(crate) fn place<'a>(
+        &'a self,
+        flavour: &'a Flavour,
+        may_pool: bool,
+        memories: u32,
+    ) -> Option<Place<'a>> {
         let slot_of = (may_pool && flavour.pooled.is_some() && {
             let taken =
                 flavour
@@ -244,7 +275,7 @@ impl Engines {
             MAPS_POOLED
         } else {
             MAPS_ON_DEMAND
-        };
+        } + MAPS_MEMORY * usize::try_from(memories.saturating_sub(1)).unwrap_or(0);
         let before = self.maps_taken.fetch_add(maps, Ordering::Relaxed);
         // Made at once, so that it is given back if it was too much.
         let place = Place {
@@ -302,12 +333,14 @@ mod tests {
     fn places_run_out_and_come_back() {
         let engines = Engines::new(2, 2 * MAPS_POOL_SLOT + 2 * MAPS_POOLED + MAPS_ON_DEMAND);
         let flavour = engines.flavour(Metering::Plain).expect("engines");
-        let first = engines.place(flavour, true).expect("a slot");
-        let second = engines.place(flavour, true).expect("a slot");
-        let third = engines.place(flavour, true).expect("room outside the pool");
+        let first = engines.place(flavour, true, 1).expect("a slot");
+        let second = engines.place(flavour, true, 1).expect("a slot");
+        let third = engines
+            .place(flavour, true, 1)
+            .expect("room outside the pool");
         assert!(first.is_pooled() && second.is_pooled() && !third.is_pooled());
-        assert!(engines.place(flavour, true).is_none());
+        assert!(engines.place(flavour, true, 1).is_none());
         drop(second);
-        assert!(engines.place(flavour, true).expect("a slot").is_pooled());
+        assert!(engines.place(flavour, true, 1).expect("a slot").is_pooled());
     }
 }

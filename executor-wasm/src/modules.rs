@@ -2,15 +2,19 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::OnceCell;
-use wasmtime::{ExternType, InstancePre, Module, UnknownImportError};
+use wasmtime::component::{self, Component};
+use wasmtime::{Engine, ExternType, InstancePre, Module, Precompiled, UnknownImportError};
 
+use crate::compile::missing_function;
 use crate::engines::{Engines, Linked, Metering};
 use crate::task::State;
+use crate::world::Worlds;
 
 /// Modules kept loaded.
 const CAPACITY: usize = 256;
@@ -26,11 +30,49 @@ pub struct ModuleFile {
     pub metering: Metering,
 }
 
-/// A module ready to be instantiated.
-pub(crate) struct Loaded {
+/// Code ready to be instantiated.
+pub(crate) enum Loaded {
+    Module(LoadedModule),
+    Component(LoadedComponent),
+}
+
+pub(crate) struct LoadedModule {
     pub(crate) module: Module,
-    pub(crate) pooled: Option<InstancePre<State>>,
-    pub(crate) on_demand: InstancePre<State>,
+    pub(crate) linked: Forms<InstancePre<State>>,
+}
+
+pub(crate) struct LoadedComponent {
+    pub(crate) component: Component,
+    pub(crate) worlds: Worlds,
+    pub(crate) linked: Forms<component::InstancePre<State>>,
+}
+
+impl LoadedComponent {
+    /// Pages of its largest memory at the beginning.
+    pub(crate) fn minimum_pages(&self) -> Option<u64> {
+        self.component.resources_required()?.max_initial_memory_size
+    }
+
+    pub(crate) fn memories(&self) -> u32 {
+        let needs = self.component.resources_required();
+        needs.map_or(1, |needs| needs.num_memories.max(1))
+    }
+}
+
+/// The same code in the two engines of a flavour.
+pub(crate) struct Forms<P> {
+    /// Not all code fits a pool.
+    pub(crate) pooled: Option<P>,
+    pub(crate) on_demand: P,
+}
+
+impl<P> Forms<P> {
+    pub(crate) fn of(&self, pooled: bool) -> &P {
+        match &self.pooled {
+            Some(form) if pooled => form,
+            _ => &self.on_demand,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -124,47 +166,90 @@ fn load(engines: &Engines, file: &ModuleFile) -> Result<Loaded, String> {
     let flavour = engines
         .flavour(file.metering)
         .map_err(|error| error.to_string())?;
-    let opened = open(&file.compiled)?;
-    let again = opened
-        .try_clone()
-        .map_err(|error| format!("the compiled module cannot be opened twice: {error}"))?;
-    let module = deserialize(&flavour.on_demand, again)
-        .map_err(|error| format!("the compiled module does not fit this executor: {error:#}"))?;
-    let on_demand = link(&flavour.on_demand, &module)?;
-    // A module with needs beyond those of a slot does not load into the pool's engine. That is all right.
-    let pooled = match &flavour.pooled {
-        Some(linked) if !outgrows_a_slot(&module) => deserialize(linked, opened)
-            .inspect_err(|error| {
-                tracing::debug!(error = %format!("{error:#}"), "a module does not fit the pool");
-            })
-            .ok()
-            .and_then(|module| link(linked, &module).ok()),
-        _ => None,
+    let opened = Opened(open(&file.compiled)?);
+    let unfit = |error: wasmtime::Error| {
+        format!("the compiled module does not fit this executor: {error:#}")
     };
-    Ok(Loaded {
-        module,
-        pooled,
-        on_demand,
-    })
+    // Code with needs beyond those of a slot does not load into the pool's engine. That is all right.
+    let pooled = flavour.pooled.as_ref();
+    match Engine::detect_precompiled_file(opened.path()) {
+        Ok(Some(Precompiled::Component)) => {
+            let component = opened.component(&flavour.on_demand).map_err(unfit)?;
+            let on_demand = link_component(&flavour.on_demand, &component)?;
+            let pooled = pooled.and_then(|linked| {
+                let component = opened.component(linked).inspect_err(not_pooled).ok()?;
+                link_component(linked, &component).ok()
+            });
+            let engine = component.engine();
+            let exports = component.component_type();
+            let names: Vec<String> = exports
+                .exports(engine)
+                .map(|(name, _)| name.to_owned())
+                .collect();
+            Ok(Loaded::Component(LoadedComponent {
+                worlds: Worlds::of(names.iter().map(String::as_str)),
+                linked: Forms { pooled, on_demand },
+                component,
+            }))
+        }
+        _ => {
+            let module = opened.module(&flavour.on_demand).map_err(unfit)?;
+            let on_demand = link(&flavour.on_demand, &module)?;
+            let pooled = pooled
+                .filter(|_| !outgrows_a_slot(&module))
+                .and_then(|linked| {
+                    let module = opened.module(linked).inspect_err(not_pooled).ok()?;
+                    link(linked, &module).ok()
+                });
+            Ok(Loaded::Module(LoadedModule {
+                module,
+                linked: Forms { pooled, on_demand },
+            }))
+        }
+    }
 }
 
-fn deserialize(linked: &Linked, file: File) -> wasmtime::Result<Module> {
-    // SAFETY: the agent names only files its own compiler wrote into its own cache, by a rename of a finished file
-    // under a name never used again; `open` has seen that this is a file nobody else may write to.
-    unsafe { Module::deserialize_open_file(&linked.engine, file) }
+fn not_pooled(error: &wasmtime::Error) {
+    tracing::debug!(error = %format!("{error:#}"), "a module does not fit the pool");
+}
+
+/// A file whose content has been found to be what the agent put there.
+struct Opened(File);
+
+impl Opened {
+    /// Leads to this very file, whatever has come to stand under its name.
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+    }
+
+    fn module(&self, linked: &Linked) -> wasmtime::Result<Module> {
+        let file = self.0.try_clone()?;
+        // SAFETY: the agent names only files its own compiler wrote into its own cache, by a rename of a finished file
+        // under a name never used again; `open` has seen that this is a file nobody else may write to.
+        unsafe { Module::deserialize_open_file(&linked.engine, file) }
+    }
+
+    fn component(&self, linked: &Linked) -> wasmtime::Result<Component> {
+        // SAFETY: as above; the path leads to the file that was opened.
+        unsafe { Component::deserialize_file(&linked.engine, self.path()) }
+    }
 }
 
 fn link(linked: &Linked, module: &Module) -> Result<InstancePre<State>, String> {
     linked.linker.instantiate_pre(module).map_err(|error| {
         match error.downcast_ref::<UnknownImportError>() {
-            Some(unknown) => format!(
-                "the module imports {}::{}, which does not exist here",
-                unknown.module(),
-                unknown.name()
-            ),
+            Some(unknown) => missing_function(unknown.module(), unknown.name()),
             None => format!("the module does not fit this host: {error:#}"),
         }
     })
+}
+
+fn link_component(
+    linked: &Linked,
+    component: &Component,
+) -> Result<component::InstancePre<State>, String> {
+    let linked = linked.components.instantiate_pre(component);
+    linked.map_err(|error| format!("the component does not fit this host: {error:#}"))
 }
 
 /// Whether a memory may grow beyond the 4 GiB of a slot: only 64-bit ones can.

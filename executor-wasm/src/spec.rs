@@ -34,7 +34,7 @@ pub struct TaskSpec {
     pub arguments: Vec<String>,
     /// The whole environment.
     pub environment: Vec<(String, String)>,
-    /// The exported function to call.
+    /// What of it to start: of a module an exported function, of a component an interface; the usual one if empty.
     pub entrypoint: String,
     /// Bytes over all memories and tables.
     pub memory_limit: Option<u64>,
@@ -137,8 +137,7 @@ impl TaskSpec {
                 .collect(),
             entrypoint: wasm
                 .map(ext::WasmInfo::entrypoint)
-                .filter(|name| !name.is_empty())
-                .unwrap_or("_start")
+                .unwrap_or_default()
                 .to_owned(),
             memory_limit: memory_limit(task),
             memory_policy: match wasm.map(ext::WasmInfo::memory_policy) {
@@ -227,7 +226,7 @@ mod tests {
         let spec = TaskSpec::from_task(&task()).expect("it can run");
         assert_eq!(spec.memory_limit, Some(24 * (1 << 20) + (1 << 19)));
         assert_eq!(spec.time_limit, Some(Duration::from_secs(2)));
-        assert_eq!(spec.entrypoint, "_start");
+        assert_eq!(spec.entrypoint, "");
         assert_eq!(spec.environment, [("A".to_owned(), "1".to_owned())]);
         assert_eq!(spec.fuel_limit, None);
     }

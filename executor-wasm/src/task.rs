@@ -7,18 +7,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Notify;
 use wasmtime::{
-    ExternType, InstancePre, Module, PoolConcurrencyLimitError, Store, Trap, UpdateDeadline,
-    ValType, WasmBacktrace,
+    Engine, ExternType, Module, PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, ValType,
+    WasmBacktrace,
 };
 use wasmtime_wasi::p1::WasiP1Ctx;
-use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder};
+use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::engines::Engines;
+use crate::http::Http;
 use crate::limits::{Limits, MemoryLimit, Meter};
-use crate::modules::Modules;
+use crate::modules::{Loaded, LoadedComponent, LoadedModule, Modules};
 use crate::output::{Output, Quota};
 use crate::spec::{MemoryPolicy, TaskSpec};
 use crate::verdict::Ending;
+use crate::world::{COMMAND, SERVICE};
 
 /// Fuel after which a metered guest yields. Without such an interval the count can lag behind for as long as a loop
 /// runs; with it the count is right to within the interval.
@@ -36,13 +40,32 @@ const EXPORTS_LISTED: usize = 8;
 
 /// What the store of a guest carries.
 pub(crate) struct State {
+    /// Serves components as well.
     wasi: WasiP1Ctx,
+    http_ctx: WasiHttpCtx,
+    http: Http,
     limits: Limits,
 }
 
 impl State {
     pub(crate) fn wasi(&mut self) -> &mut WasiP1Ctx {
         &mut self.wasi
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.wasi.ctx()
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            ctx: &mut self.http_ctx,
+            table: self.wasi.ctx().table,
+            hooks: &mut self.http,
+        }
     }
 }
 
@@ -154,18 +177,11 @@ pub(crate) async fn run(
         Ok(loaded) => loaded,
         Err(message) => return not_launched(message),
     };
-    let entry = match Entry::find(&loaded.module, &spec.entrypoint) {
-        Ok(entry) => entry,
+    let program = match Program::of(&loaded, &spec.entrypoint) {
+        Ok(program) => program,
         Err(message) => return not_launched(message),
     };
-    let initialize = spec.entrypoint != "_start"
-        && Entry::find(&loaded.module, "_initialize") == Ok(Entry::Plain);
-    let minimum = loaded
-        .module
-        .resources_required()
-        .max_initial_memory_size
-        .unwrap_or(0)
-        .saturating_mul(PAGE_BYTES);
+    let minimum = program.minimum();
     if let Some(limit) = spec.memory_limit
         && minimum > limit
     {
@@ -188,33 +204,23 @@ pub(crate) async fn run(
     let mut started = Some(started);
     for pooled in [true, false] {
         // Dropped after the store, which is made later.
-        let Some(place) = surroundings
-            .engines
-            .place(flavour, pooled && loaded.pooled.is_some())
+        let Some(place) =
+            surroundings
+                .engines
+                .place(flavour, pooled && program.can_pool(), program.memories())
         else {
             return not_launched(
                 "this executor is full: it runs as many wasm tasks as vm.max_map_count allows; raising that sysctl on the agent makes room".to_owned(),
             );
         };
-        let instance_pre = match &loaded.pooled {
-            Some(instance_pre) if place.is_pooled() => instance_pre,
-            _ => &loaded.on_demand,
-        };
-        let mut store = match store(spec, instance_pre, &surroundings) {
+        let mut store = match store(spec, program.engine(place.is_pooled()), &surroundings) {
             Ok(store) => store,
             Err(message) => return not_launched(message),
         };
         if let Some(started) = started.take() {
             started();
         }
-        let called = call(
-            &mut store,
-            instance_pre,
-            &spec.entrypoint,
-            entry,
-            initialize,
-        )
-        .await;
+        let called = program.call(&mut store, place.is_pooled()).await;
         if let Err(error) = &called
             && place.is_pooled()
             && error.is::<PoolConcurrencyLimitError>()
@@ -235,18 +241,20 @@ pub(crate) async fn run(
 
 fn store(
     spec: &TaskSpec,
-    instance_pre: &InstancePre<State>,
+    engine: &Engine,
     surroundings: &Surroundings<'_>,
 ) -> Result<Store<State>, String> {
     let state = State {
         wasi: wasi(spec, surroundings.outputs)?,
+        http_ctx: WasiHttpCtx::new(),
+        http: Http,
         limits: Limits::new(
             spec.memory_limit,
             spec.memory_policy,
             Arc::clone(surroundings.meter),
         ),
     };
-    let mut store = Store::new(instance_pre.module().engine(), state);
+    let mut store = Store::new(engine, state);
     store.limiter(|state| &mut state.limits);
     let fuel = spec.fuel_limit.unwrap_or(u64::MAX);
     // A plain engine has no fuel to set, which is no error here.
@@ -319,27 +327,118 @@ fn wasi(spec: &TaskSpec, outputs: &Arc<Quota>) -> Result<WasiP1Ctx, String> {
     Ok(builder.build_p1())
 }
 
-async fn call(
-    store: &mut Store<State>,
-    instance_pre: &InstancePre<State>,
-    entrypoint: &str,
-    entry: Entry,
-    initialize: bool,
-) -> wasmtime::Result<i32> {
-    let instance = instance_pre.instantiate_async(&mut *store).await?;
-    if initialize {
-        let function = instance.get_typed_func::<(), ()>(&mut *store, "_initialize")?;
-        function.call_async(&mut *store, ()).await?;
-    }
-    match entry {
-        Entry::Plain => {
-            let function = instance.get_typed_func::<(), ()>(&mut *store, entrypoint)?;
-            function.call_async(&mut *store, ()).await?;
-            Ok(0)
+/// What of the loaded code is run.
+enum Program<'a> {
+    Module {
+        loaded: &'a LoadedModule,
+        entrypoint: &'a str,
+        entry: Entry,
+        initialize: bool,
+    },
+    Command(&'a LoadedComponent),
+}
+
+impl<'a> Program<'a> {
+    /// Decides by what the code exports. The error is a sentence.
+    fn of(loaded: &'a Loaded, entrypoint: &'a str) -> Result<Self, String> {
+        match loaded {
+            Loaded::Module(loaded) => {
+                let name = if entrypoint.is_empty() {
+                    "_start"
+                } else {
+                    entrypoint
+                };
+                let entry = Entry::find(&loaded.module, name)?;
+                Ok(Self::Module {
+                    initialize: name != "_start"
+                        && Entry::find(&loaded.module, "_initialize") == Ok(Entry::Plain),
+                    loaded,
+                    entrypoint: name,
+                    entry,
+                })
+            }
+            Loaded::Component(loaded) => match entrypoint {
+                "" | COMMAND if loaded.worlds.command => Ok(Self::Command(loaded)),
+                "" | SERVICE if loaded.worlds.service => Err(format!(
+                    "the component is an HTTP service ({SERVICE}), which this executor cannot serve"
+                )),
+                "" => Err(format!(
+                    "the component exports neither {COMMAND} nor {SERVICE}"
+                )),
+                other => Err(format!(
+                    "a component is started by {COMMAND} or {SERVICE}, not by {other}, and only if it exports it"
+                )),
+            },
         }
-        Entry::Status => {
-            let function = instance.get_typed_func::<(), i32>(&mut *store, entrypoint)?;
-            function.call_async(&mut *store, ()).await
+    }
+
+    fn can_pool(&self) -> bool {
+        match self {
+            Self::Module { loaded, .. } => loaded.linked.pooled.is_some(),
+            Self::Command(loaded) => loaded.linked.pooled.is_some(),
+        }
+    }
+
+    fn engine(&self, pooled: bool) -> &Engine {
+        match self {
+            Self::Module { loaded, .. } => loaded.linked.of(pooled).module().engine(),
+            Self::Command(loaded) => loaded.linked.of(pooled).engine(),
+        }
+    }
+
+    /// The bytes its largest memory has from the beginning.
+    fn minimum(&self) -> u64 {
+        let pages = match self {
+            Self::Module { loaded, .. } => {
+                loaded.module.resources_required().max_initial_memory_size
+            }
+            Self::Command(loaded) => loaded.minimum_pages(),
+        };
+        pages.unwrap_or(0).saturating_mul(PAGE_BYTES)
+    }
+
+    fn memories(&self) -> u32 {
+        match self {
+            Self::Module { .. } => 1,
+            Self::Command(loaded) => loaded.memories(),
+        }
+    }
+
+    async fn call(&self, store: &mut Store<State>, pooled: bool) -> wasmtime::Result<i32> {
+        match self {
+            Self::Module {
+                loaded,
+                entrypoint,
+                entry,
+                initialize,
+            } => {
+                let linked = loaded.linked.of(pooled);
+                let instance = linked.instantiate_async(&mut *store).await?;
+                if *initialize {
+                    let function = instance.get_typed_func::<(), ()>(&mut *store, "_initialize")?;
+                    function.call_async(&mut *store, ()).await?;
+                }
+                match entry {
+                    Entry::Plain => {
+                        let function =
+                            instance.get_typed_func::<(), ()>(&mut *store, entrypoint)?;
+                        function.call_async(&mut *store, ()).await?;
+                        Ok(0)
+                    }
+                    Entry::Status => {
+                        let function =
+                            instance.get_typed_func::<(), i32>(&mut *store, entrypoint)?;
+                        function.call_async(&mut *store, ()).await
+                    }
+                }
+            }
+            Self::Command(loaded) => {
+                let command = CommandPre::new(loaded.linked.of(pooled).clone())?;
+                let command = command.instantiate_async(&mut *store).await?;
+                let ended = command.wasi_cli_run().call_run(&mut *store).await?;
+                // All a component says of its end is whether it went well.
+                Ok(i32::from(ended.is_err()))
+            }
         }
     }
 }

@@ -67,7 +67,7 @@ impl Bench {
             volumes: Vec::new(),
             arguments: vec![guest.to_owned()],
             environment: Vec::new(),
-            entrypoint: "_start".to_owned(),
+            entrypoint: String::new(),
             memory_limit: Some(64 * MIB),
             memory_policy: MemoryPolicy::EndTask,
             fuel_limit: None,
@@ -164,6 +164,54 @@ fn exit_statuses_are_told_as_they_are() {
         assert_eq!(status.message(), message);
         assert_eq!(status.reason, None);
     }
+}
+
+#[test]
+fn a_component_ends_well_or_badly_and_its_memories_are_one_sum() {
+    let bench = Bench::new();
+    let status = run(bench.spec("component_ok"));
+    assert_eq!(status.state(), TaskState::TaskFinished);
+    let status = run(bench.metered("component_ok", Some(1_000_000)));
+    assert!(status.usage.expect("it has it").fuel_used() > 0);
+    let status = run(bench.spec("component_err"));
+    assert_eq!(status.message(), "Command exited with status 1");
+    let status = run(bench.spec("component_trap"));
+    assert!(
+        status.message().contains("integer divide by zero") && status.message().contains("inner"),
+        "{}",
+        status.message()
+    );
+    let status = run(bench.spec("component_memories"));
+    assert_eq!(status.reason(), Reason::ContainerLimitationMemory);
+    assert!(
+        status
+            .message()
+            .starts_with("memory limit 64 MiB reached growing by 37.5 MiB (held 37.5 MiB)"),
+        "{}",
+        status.message()
+    );
+    let mut spec = bench.spec("component_memories");
+    spec.memory_limit = Some(80 * MIB);
+    let usage = run(spec).usage.expect("it has it");
+    assert_eq!(usage.memory_peak_bytes(), 75 * MIB);
+}
+
+#[test]
+fn a_component_is_started_by_its_world_and_nothing_else() {
+    let bench = Bench::new();
+    let mut spec = bench.spec("component_ok");
+    spec.entrypoint = "wasi:cli/run".to_owned();
+    assert_eq!(run(spec.clone()).state(), TaskState::TaskFinished);
+    spec.entrypoint = "_start".to_owned();
+    let status = refused(spec);
+    assert_eq!(status.reason(), Reason::ContainerLaunchFailed);
+    assert!(
+        status.message().starts_with(
+            "a component is started by wasi:cli/run or wasi:http/incoming-handler, not by _start"
+        ),
+        "{}",
+        status.message()
+    );
 }
 
 #[test]

@@ -38,11 +38,20 @@ pub fn program(name: &str) -> PathBuf {
 
 /// The path of an example guest; builds are made by `cargo xtask guests`.
 pub fn guest(name: &str) -> String {
+    built_guest("wasm32-wasip1", name)
+}
+
+/// The path of an example guest built as a component.
+pub fn component(name: &str) -> String {
+    built_guest("wasm32-wasip2", name)
+}
+
+fn built_guest(wasm: &str, name: &str) -> String {
     let target = built()
         .parent()
         .expect("target/debug has a parent")
         .to_owned();
-    let module = target.join(format!("guests/wasm32-wasip1/release/{name}.wasm"));
+    let module = target.join(format!("guests/{wasm}/release/{name}.wasm"));
     assert!(
         module.exists(),
         "{} is missing: build it with `cargo xtask guests`",

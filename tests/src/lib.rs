@@ -16,7 +16,7 @@ mod http;
 mod proxy;
 mod scheduler;
 
-pub use cluster::{Cluster, Ended, Process, guest, program, wait_until};
+pub use cluster::{Cluster, Ended, Process, component, guest, program, wait_until};
 pub use executor::{Executor, new_uuid};
 pub use fileserver::{FileServer, Reply};
 pub use http::{Response, Stream, request};

@@ -93,18 +93,26 @@ fn prepare() -> anyhow::Result<()> {
     run(cargo().args(["build", "--workspace", "--bins"]))
 }
 
-/// Adds the wasm target if it is missing and builds the guests.
+/// Guests that are built as components too, or can be nothing else.
+const COMPONENTS: &[&str] = &["hello", "hungry", "spin", "probe", "http-service"];
+
+/// Builds the guests: modules, and some of them as components.
 fn guests() -> anyhow::Result<()> {
-    const TARGET: &str = "wasm32-wasip1";
+    build_guests("wasm32-wasip1", &[])?;
+    build_guests("wasm32-wasip2", COMPONENTS)
+}
+
+/// Adds a wasm target if it is missing and builds those packages for it, or else what is built by default.
+fn build_guests(wasm: &str, packages: &[&str]) -> anyhow::Result<()> {
     let installed = Command::new("rustc")
-        .args(["--print", "target-libdir", "--target", TARGET])
+        .args(["--print", "target-libdir", "--target", wasm])
         .output()
         .context("cannot start rustc: install a Rust toolchain with rustup")?;
     let library = PathBuf::from(String::from_utf8_lossy(&installed.stdout).trim());
     if !library.is_dir() {
-        run(Command::new("rustup").args(["target", "add", TARGET])).context(
-            "the guests need the wasm32-wasip1 target: `rustup target add wasm32-wasip1`",
-        )?;
+        run(Command::new("rustup").args(["target", "add", wasm])).with_context(|| {
+            format!("the guests need the {wasm} target: `rustup target add {wasm}`")
+        })?;
     }
     run(cargo()
         .args([
@@ -112,10 +120,11 @@ fn guests() -> anyhow::Result<()> {
             "--quiet",
             "--release",
             "--target",
-            TARGET,
+            wasm,
             "--manifest-path",
             "examples/guests/Cargo.toml",
         ])
+        .args(packages.iter().flat_map(|package| ["--package", package]))
         .env("CARGO_TARGET_DIR", target().join("guests")))
 }
 
