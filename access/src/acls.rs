@@ -97,7 +97,21 @@ impl Acls {
         }
     }
 
-    /// Whether the principal may do it whatever the object is, so that objects need not be looked at one by one.
+    /// Whether the principal may do it to every object there can be.
+    pub fn permit_all(&self, principal: Option<&str>, action: Action) -> bool {
+        let entries = self.lists.get(&action).into_iter().flatten();
+        for entry in entries.filter(|entry| entry.principals.fits(principal, false)) {
+            if entry.principals == Entity::None || entry.objects == Entity::None {
+                return false;
+            }
+            if entry.objects == Entity::Any {
+                return true;
+            }
+        }
+        self.permissive
+    }
+
+    /// Whether everybody may do it whatever the object is, so that objects need not be looked at one by one.
     pub fn is_open(&self, action: Action) -> bool {
         self.permissive && self.lists.get(&action).is_none_or(Vec::is_empty)
     }
@@ -231,6 +245,21 @@ mod tests {
         let may = |role| acls.permit(Some("a"), Action::RegisterFramework, Some(role));
         assert!(may("eng/web") && may("eng/web/front"));
         assert!(!may("eng") && !may("engine/web") && !may("ops"));
+    }
+
+    #[test]
+    fn what_nobody_knows_is_for_those_who_may_do_it_to_all() {
+        let acls = acls(
+            r#"{ "access_sandboxes": [
+                { "principals": { "values": ["a"] }, "users": { "type": "ANY" } },
+                { "principals": { "values": ["b"] }, "users": { "values": ["www"] } },
+                { "principals": { "type": "NONE" }, "users": { "values": ["root"] } }
+            ] }"#,
+        );
+        let may = |who| acls.permit_all(who, Action::AccessSandbox);
+        assert!(may(Some("a")));
+        assert!(!may(Some("b")) && !may(None), "it may be root's");
+        assert!(acls.permit_all(None, Action::RunTask));
     }
 
     #[test]

@@ -1,15 +1,19 @@
 //! Who a caller is, and what it may do.
 //!
 //! [`Credentials`] turn an `Authorization` header into a principal; [`Acls`] say whether a principal may do something to
-//! somebody. Both are read once, from the files operators know from Mesos (`--credentials`, `--acls`), and only looked at
-//! afterwards. Nothing here reads files or sockets.
+//! somebody, and a [`Caller`] is looked up in them. All is read once, from the files operators know from Mesos
+//! (`--credentials`, `--acls`), and only looked at afterwards. Nothing here reads files or sockets.
 
 #![forbid(unsafe_code)]
 
 mod acls;
 mod action;
+mod caller;
+mod challenge;
 mod credentials;
 
 pub use acls::{Acls, AclsError};
 pub use action::Action;
+pub use caller::{Caller, Denied};
+pub use challenge::{Challenge, is_at, listed_endpoint};
 pub use credentials::{Credential, Credentials, CredentialsError, Refused};

@@ -3,11 +3,22 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tepui_access::Credential;
+use tepui_access::{Acls, Credential, Credentials};
 pub use tepui_agent_core::{Reconfiguration, Recover};
 use tokio_util::sync::CancellationToken;
+
+/// Who has to prove who they are to the agent's own endpoint, and with what. Nobody by default.
+#[derive(Debug, Clone, Default)]
+pub struct Authentication {
+    pub credentials: Credentials,
+    /// Whoever reads the state, the figures and the sandboxes.
+    pub readonly: bool,
+    /// Operators, who may start containers.
+    pub readwrite: bool,
+}
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -15,6 +26,9 @@ pub struct Config {
     pub master: String,
     /// What it shows a master that asks who it is.
     pub credential: Option<Credential>,
+    pub authentication: Authentication,
+    /// What those may do who call the agent itself.
+    pub acls: Arc<Acls>,
     /// Where the executor API listens; the loopback by default.
     pub ip: IpAddr,
     /// 0 for any free port.
@@ -84,7 +98,7 @@ pub struct Config {
     pub switch_user: bool,
     /// The pause before dialling the master again is any up to this, doubled each time it is in vain.
     pub registration_backoff_factor: Duration,
-    /// Whether containers may be started by whoever reaches the agent, also from other machines.
+    /// Whether containers may be started by whoever reaches the agent, also from other machines and without credentials.
     pub insecure: bool,
     /// How the process's log is made to say more or less; without it SET_LOGGING_LEVEL is refused.
     pub set_verbosity: Option<fn(u32)>,
@@ -97,6 +111,8 @@ impl Default for Config {
         Self {
             master: "127.0.0.1:5050".to_owned(),
             credential: None,
+            authentication: Authentication::default(),
+            acls: Arc::default(),
             ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 5051,
             hostname: None,

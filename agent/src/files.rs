@@ -34,6 +34,17 @@ pub(crate) enum Phase {
     Ended,
 }
 
+/// Whose sandbox it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SandboxOwner {
+    /// Of a container that stands alone.
+    Container(String),
+    Executor {
+        framework: String,
+        executor: String,
+    },
+}
+
 /// Where a task's files are.
 #[derive(Debug)]
 pub(crate) struct Located {
@@ -328,6 +339,25 @@ impl FilesContext {
             .map_err(|error| FileError::of(path, &error))
     }
 
+    /// Whose sandbox a path as clients name it is in; none if in no single one's.
+    pub(crate) fn owner(&self, path: &str) -> Option<SandboxOwner> {
+        let split = self.split(path)?;
+        let parts: Option<Vec<&str>> = split.trusted.iter().map(|part| part.to_str()).collect();
+        match parts?[..] {
+            [sandbox::STANDALONE, id] => Some(SandboxOwner::Container(id.to_owned())),
+            [_, _, _, framework, _, executor, ..] => Some(SandboxOwner::Executor {
+                framework: framework.to_owned(),
+                executor: executor.to_owned(),
+            }),
+            _ => None,
+        }
+    }
+
+    fn split(&self, path: &str) -> Option<sandbox::Split> {
+        let agent = std::fs::read_to_string(self.work_dir.join("meta/agent_id")).ok();
+        sandbox::split(&self.work_dir, agent.as_deref().map(str::trim), path)
+    }
+
     /// The directory that confines a path, and the path in it.
     fn open(&self, path: &str) -> Result<(Directory, PathBuf), FileError> {
         if Path::new(path)
@@ -339,11 +369,9 @@ impl FilesContext {
                 cause: "it steps upwards, out of what it names".to_owned(),
             });
         }
-        let agent = std::fs::read_to_string(self.work_dir.join("meta/agent_id")).ok();
-        let split = sandbox::split(&self.work_dir, agent.as_deref().map(str::trim), path)
-            .ok_or_else(|| FileError::NotASandbox {
-                path: path.to_owned(),
-            })?;
+        let split = self.split(path).ok_or_else(|| FileError::NotASandbox {
+            path: path.to_owned(),
+        })?;
         let directory = Directory::open(&self.work_dir.join(&split.trusted));
         let directory = directory.map_err(|error| FileError::of(path, &error))?;
         Ok((directory, split.inside.unwrap_or_default()))

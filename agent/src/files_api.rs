@@ -8,11 +8,13 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+use tepui_access::Action;
+use tepui_api::convert::executor_user;
 use tepui_api::v1;
 use tepui_api::v1::agent::{Call, Response as Answer, response};
 
 use crate::answer::{Parameters, blocking, page};
-use crate::files::{FileError, FilesContext, LOG_PATHS};
+use crate::files::{FileError, FilesContext, LOG_PATHS, SandboxOwner};
 use crate::follow::follow;
 use crate::site::{Refusal, Site};
 
@@ -32,12 +34,75 @@ impl From<FileError> for Refusal {
     }
 }
 
-fn path(parameters: &Parameters) -> Result<String, Refusal> {
-    parameters
+/// The path that is asked for, if the caller may read there.
+async fn path(site: &Site, parameters: &Parameters) -> Result<String, Refusal> {
+    let path = parameters
         .get("path")
         .filter(|path| !path.is_empty())
         .cloned()
-        .ok_or_else(|| Refusal::bad("Expecting 'path=value' in query."))
+        .ok_or_else(|| Refusal::bad("Expecting 'path=value' in query."))?;
+    permit(site, &path).await?;
+    Ok(path)
+}
+
+/// The same for LIST_FILES and READ_FILE.
+pub(crate) async fn permit_call(site: &Site, call: &Call) -> Result<(), Refusal> {
+    let list = call.list_files.as_ref().map(|list| &list.path);
+    let read = call.read_file.as_ref().map(|read| &read.path);
+    for path in list.into_iter().chain(read) {
+        permit(site, path).await?;
+    }
+    Ok(())
+}
+
+/// Sandboxes are their users', the log is a thing of its own. What belongs to nobody known is for those who may read all.
+async fn permit(site: &Site, path: &str) -> Result<(), Refusal> {
+    let eyes = site.access.eyes();
+    if LOG_PATHS.contains(&path) {
+        eyes.permit(Action::AccessMesosLog, None)?;
+        return Ok(());
+    }
+    if eyes.permit_unknown(Action::AccessSandbox).is_ok() {
+        return Ok(());
+    }
+    match owner(site, path).await? {
+        Some(user) => eyes.permit(Action::AccessSandbox, Some(&user))?,
+        None => eyes.permit_unknown(Action::AccessSandbox)?,
+    }
+    Ok(())
+}
+
+/// The user whose sandbox the path is in.
+async fn owner(site: &Site, path: &str) -> Result<Option<String>, Refusal> {
+    let Some(owner) = site.files.owner(path) else {
+        return Ok(None);
+    };
+    let (framework, executor) = match owner {
+        SandboxOwner::Container(id) => {
+            let id = v1::ContainerId {
+                value: id,
+                parent: None,
+            };
+            return Ok(site.containers.user_of(&id).await.ok());
+        }
+        SandboxOwner::Executor {
+            framework,
+            executor,
+        } => (framework, executor),
+    };
+    let view = site.view().await?;
+    let frameworks = crate::shown::frameworks(&view);
+    let framework = frameworks
+        .into_iter()
+        .find(|shown| shown.view.framework.as_str() == framework);
+    Ok(framework.map(|framework| {
+        let mut executors = framework.executors.iter();
+        let executor = executors.find(|shown| shown.info.executor_id.value == executor);
+        let user = framework.view.info.user.as_str();
+        executor
+            .map_or(user, |executor| executor_user(&executor.info, user))
+            .to_owned()
+    }))
 }
 
 /// -1, like nothing at all, stands for as much as there is; other negative numbers are mistakes.
@@ -60,7 +125,7 @@ pub(crate) async fn browse(
     State(site): State<Site>,
     parameters: Parameters,
 ) -> Result<Response, Refusal> {
-    let path = path(&parameters)?;
+    let path = path(&site, &parameters).await?;
     let files = blocking(move || site.files.list_path(&path)).await??;
     let rows: Vec<Value> = files.iter().map(row).collect();
     page(&parameters, &rows)
@@ -114,7 +179,7 @@ pub(crate) async fn read(
     State(site): State<Site>,
     parameters: Parameters,
 ) -> Result<Response, Refusal> {
-    let path = path(&parameters)?;
+    let path = path(&site, &parameters).await?;
     let offset = number(&parameters, "offset")?;
     let length = number(&parameters, "length")?;
     let wanted = length.unwrap_or(PAGE_BYTES).min(PAGE_BYTES);
@@ -137,7 +202,7 @@ pub(crate) async fn download(
     State(site): State<Site>,
     parameters: Parameters,
 ) -> Result<Response, Refusal> {
-    let path = path(&parameters)?;
+    let path = path(&site, &parameters).await?;
     let files = site.files.clone();
     let name = path.rsplit('/').next().unwrap_or_default().to_owned();
     let file = blocking(move || files.open_path(&path)).await??;
@@ -189,13 +254,13 @@ pub(crate) async fn debug(
     State(site): State<Site>,
     parameters: Parameters,
 ) -> Result<Response, Refusal> {
-    let view = site.view().await?;
+    let (view, eyes) = site.seen().await?;
     let work_dir = &site.about.work_dir;
     let mut attached = BTreeMap::new();
     for path in LOG_PATHS {
         attached.insert(path.to_owned(), format!("{work_dir}/{}", crate::log::FILE));
     }
-    for framework in crate::shown::frameworks(&view) {
+    for framework in crate::shown::frameworks_for(&view, &eyes, Action::AccessSandbox) {
         for executor in framework.executors {
             let directory = format!("{work_dir}/{}", executor.sandbox);
             let name = format!(

@@ -58,6 +58,14 @@ impl Config {
         };
         let mut flags = BTreeMap::from([
             ("attributes", self.attributes.clone()),
+            (
+                "authenticate_http_readonly",
+                self.authentication.readonly.to_string(),
+            ),
+            (
+                "authenticate_http_readwrite",
+                self.authentication.readwrite.to_string(),
+            ),
             ("default_role", self.default_role.clone()),
             ("fetcher_cache_size", format!("{}B", self.cache_bytes)),
             ("gc_disk_headroom", self.gc_disk_headroom.to_string()),

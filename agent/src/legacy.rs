@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
+use tepui_access::Action;
 use tepui_agent_core::{AgentView, TaskView};
 use tepui_api::convert::{ResourceFormat, resources_to_wire};
 use tepui_api::entries;
@@ -13,6 +14,7 @@ use tepui_api::legacy::{Attributes, Each, Message, Sums, Task, labels};
 use tepui_api::v1;
 use tepui_model::Resources;
 
+use crate::access::Eyes;
 use crate::reads;
 use crate::shown::{self, Executor, Framework};
 use crate::site::About;
@@ -31,14 +33,15 @@ pub(crate) fn version() -> Value {
 pub(crate) struct State<'a> {
     pub(crate) about: &'a About,
     pub(crate) view: &'a AgentView,
+    pub(crate) eyes: &'a Eyes,
 }
 
 impl Serialize for State<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let (about, view) = (self.about, self.view);
+        let (about, view, eyes) = (self.about, self.view, self.eyes);
         let info = reads::info(about, view);
         let total = view.total.clone();
-        let frameworks = shown::frameworks(view);
+        let frameworks = shown::frameworks_for(view, eyes, Action::ViewExecutor);
         let mut allocated = Resources::new();
         frameworks
             .iter()
@@ -68,15 +71,14 @@ impl Serialize for State<'_> {
             "hostname": info.hostname,
             "capabilities": Each(|| view.capabilities.iter().map(|one| one.as_str_name())),
             "resources": Sums::of(&total),
-            "reserved_resources": by_role(&total, |held| json_of(&Sums::of(held))),
+            "reserved_resources": by_role(&total, eyes, |held| json_of(&Sums::of(held))),
             "unreserved_resources": Sums::of(&total.unreserved()),
-            "reserved_resources_full": by_role(&total, full),
+            "reserved_resources_full": by_role(&total, eyes, full),
             "unreserved_resources_full": full(&total.unreserved()),
-            "reserved_resources_allocated": by_role(&allocated, |held| json_of(&Sums::of(held))),
+            "reserved_resources_allocated": by_role(&allocated, eyes, |held| json_of(&Sums::of(held))),
             "unreserved_resources_allocated": Sums::of(&allocated.unreserved()),
             "resource_providers": Vec::<Value>::new(),
             "attributes": Attributes(&info.attributes),
-            "flags": about.flags,
             "log_dir": about.work_dir,
             "external_log_file": format!("{}/{}", about.work_dir, crate::log::FILE),
             "frameworks": Each(|| of(true).map(shown)),
@@ -84,6 +86,9 @@ impl Serialize for State<'_> {
             "registered": view.registered,
             "master_id": view.master_id,
         );
+        if eyes.permit(Action::ViewFlags, None).is_ok() {
+            map.serialize_entry("flags", &about.flags)?;
+        }
         if let Some(domain) = &info.domain {
             map.serialize_entry("domain", &Message(domain))?;
         }
@@ -100,7 +105,12 @@ fn full(resources: &Resources) -> Value {
     wire.iter().map(to_value).collect()
 }
 
-fn by_role(resources: &Resources, show: impl Fn(&Resources) -> Value) -> BTreeMap<String, Value> {
+/// Of the roles they may see.
+fn by_role(
+    resources: &Resources,
+    eyes: &Eyes,
+    show: impl Fn(&Resources) -> Value,
+) -> BTreeMap<String, Value> {
     let mut reserved: BTreeMap<String, Resources> = BTreeMap::new();
     for resource in resources.iter() {
         if let Some(role) = resource.reserved_role() {
@@ -112,6 +122,7 @@ fn by_role(resources: &Resources, show: impl Fn(&Resources) -> Value) -> BTreeMa
     }
     reserved
         .into_iter()
+        .filter(|(role, _)| eyes.may(Action::ViewRole, role))
         .map(|(role, held)| (role, show(&held)))
         .collect()
 }

@@ -10,6 +10,7 @@
 //!
 //! An agent dials its master and is never dialled by it; executors of the same machine come in, and operators.
 
+mod access;
 mod answer;
 mod archive;
 mod checkpoint;
@@ -62,7 +63,7 @@ mod watch;
 /// The level of Mesos's API this agent speaks: clients compare it part by part.
 pub const MESOS_API_LEVEL: &str = "1.11.0";
 
-pub use config::{Config, Reconfiguration, Recover};
+pub use config::{Authentication, Config, Reconfiguration, Recover};
 pub use flags::ConfigError;
 pub use link::{Authority, AuthorityError};
 pub use log::Log;

@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
+use tepui_access::Action;
 use tepui_api::v1::agent::call::attach_container_input;
 use tepui_api::v1::agent::{Call, ProcessIo, Response as Answer, call, response};
 use tepui_api::{MediaType, media, recordio, v1};
@@ -20,6 +21,7 @@ use crate::reads::{self, Read};
 use crate::request::{MAX_CALL_BYTES, read_body};
 use crate::site::{Refusal, Site, content_type, text};
 use crate::usage;
+use crate::user;
 
 /// Records that may wait for a slow listener.
 const RECORDS: usize = 16;
@@ -187,7 +189,10 @@ async fn dispatch(
             ));
         }
         Type::GetHealth => Read::Health,
-        Type::GetFlags => Read::Flags,
+        Type::GetFlags => {
+            site.access.eyes().permit(Action::ViewFlags, None)?;
+            Read::Flags
+        }
         Type::GetVersion => Read::Version,
         Type::GetMetrics => Read::Metrics,
         Type::GetLoggingLevel => Read::LoggingLevel,
@@ -200,6 +205,7 @@ async fn dispatch(
         Type::GetResourceProviders => Read::ResourceProviders,
         Type::SetLoggingLevel => return set_logging_level(&site, &call),
         Type::ListFiles | Type::ReadFile => {
+            files_api::permit_call(&site, &call).await?;
             let answer = blocking(move || files_api::answer(&site.files, &call)).await??;
             return Ok(rendered(form, &answer));
         }
@@ -217,8 +223,12 @@ async fn dispatch(
         }
         _ => return of_containers(&site, kind, call, form).await,
     };
-    let view = site.view().await?;
-    let answer = blocking(move || reads::answer(read, &site, &view)).await?;
+    let (view, eyes) = match read {
+        // Figures are of all there is.
+        Read::Metrics => (site.view().await?, site.access.eyes()),
+        _ => site.seen().await?,
+    };
+    let answer = blocking(move || reads::answer(read, &site, &view, &eyes)).await?;
     Ok(rendered(form, &answer))
 }
 
@@ -231,6 +241,7 @@ fn rendered(form: Form, answer: &Answer) -> Response {
 }
 
 fn set_logging_level(site: &Site, call: &Call) -> Result<Response, Refusal> {
+    site.access.eyes().permit(Action::SetLogLevel, None)?;
     let Some(wanted) = &call.set_logging_level else {
         return Err(Refusal::bad("Expecting 'set_logging_level' to be present"));
     };
@@ -251,10 +262,10 @@ fn set_logging_level(site: &Site, call: &Call) -> Result<Response, Refusal> {
 
 async fn get_containers(site: Site, call: &Call, form: Form) -> Result<Response, Refusal> {
     let wanted = call.get_containers.unwrap_or_default();
-    let view = site.view().await?;
-    let mut containers = usage::rows(&site, view).await?;
-    let own =
-        blocking(move || usage::own_rows(&site, wanted.show_nested(), wanted.show_standalone()));
+    let (view, eyes) = site.seen().await?;
+    let mut containers = usage::rows(&site, view, eyes.clone()).await?;
+    let (nested, standalone) = (wanted.show_nested(), wanted.show_standalone());
+    let own = blocking(move || usage::own_rows(&site, &eyes, nested, standalone));
     containers.extend(own.await?);
     let answer = Answer {
         r#type: Some(response::Type::GetContainers.into()),
@@ -272,6 +283,7 @@ async fn of_containers(
 ) -> Result<Response, Refusal> {
     use call::Type;
     admit(site)?;
+    permit(site, kind, &call).await?;
     let containers = &site.containers;
     let done = |()| StatusCode::OK.into_response();
     if let (Type::LaunchContainer, Some(launch)) = (kind, call.launch_container) {
@@ -335,14 +347,100 @@ async fn of_containers(
     Err(Refusal::bad("Expecting the call's own field to be present"))
 }
 
-/// Nobody is asked who they are here, and a container is as good as a shell of the agent's user.
+/// Whether the lists let the caller do that to the container it names: it is its user's, and that of what it is in.
+async fn permit(site: &Site, kind: call::Type, call: &Call) -> Result<(), Refusal> {
+    let Some((id, command)) = target(kind, call) else {
+        return Ok(());
+    };
+    let Some((action, under_parent)) = actions(kind, id.parent.is_some()) else {
+        return Ok(());
+    };
+    let eyes = site.access.eyes();
+    let launches = under_parent.is_some() || action == Action::LaunchStandaloneContainer;
+    let present = match &id.parent {
+        Some(parent) if launches => site.containers.user_of(parent).await?,
+        None if launches => user::own(),
+        _ => site.containers.user_of(id).await?,
+    };
+    let asked = command.and_then(|command| command.user.as_deref());
+    eyes.permit(action, Some(asked.unwrap_or(&present)))?;
+    if let Some(action) = under_parent {
+        eyes.permit(action, Some(&present))?;
+    }
+    Ok(())
+}
+
+/// The container a call names, and what it wants to start in it.
+fn target(kind: call::Type, call: &Call) -> Option<(&v1::ContainerId, Option<&v1::CommandInfo>)> {
+    use call::Type;
+    let id = match kind {
+        Type::LaunchContainer => {
+            let launch = call.launch_container.as_ref()?;
+            return Some((&launch.container_id, launch.command.as_ref()));
+        }
+        Type::LaunchNestedContainer => {
+            let launch = call.launch_nested_container.as_ref()?;
+            return Some((&launch.container_id, launch.command.as_ref()));
+        }
+        Type::LaunchNestedContainerSession => {
+            let launch = call.launch_nested_container_session.as_ref()?;
+            return Some((&launch.container_id, launch.command.as_ref()));
+        }
+        Type::WaitContainer => &call.wait_container.as_ref()?.container_id,
+        Type::WaitNestedContainer => &call.wait_nested_container.as_ref()?.container_id,
+        Type::KillContainer => &call.kill_container.as_ref()?.container_id,
+        Type::KillNestedContainer => &call.kill_nested_container.as_ref()?.container_id,
+        Type::RemoveContainer => &call.remove_container.as_ref()?.container_id,
+        Type::RemoveNestedContainer => &call.remove_nested_container.as_ref()?.container_id,
+        Type::AttachContainerOutput => &call.attach_container_output.as_ref()?.container_id,
+        Type::AttachContainerInput => {
+            let attach = call.attach_container_input.as_ref()?;
+            attach.container_id.as_ref()?
+        }
+        _ => return None,
+    };
+    Some((id, None))
+}
+
+/// What a call does to a container, and to what that is to be nested in. None for calls that are refused anyway.
+fn actions(kind: call::Type, nested: bool) -> Option<(Action, Option<Action>)> {
+    use call::Type;
+    Some(match (kind, nested) {
+        (Type::LaunchContainer, false) => (Action::LaunchStandaloneContainer, None),
+        (Type::WaitContainer, false) => (Action::WaitStandaloneContainer, None),
+        (Type::KillContainer, false) => (Action::KillStandaloneContainer, None),
+        (Type::RemoveContainer, false) => (Action::RemoveStandaloneContainer, None),
+        (Type::AttachContainerInput, _) => (Action::AttachContainerInput, None),
+        (Type::AttachContainerOutput, _) => (Action::AttachContainerOutput, None),
+        (Type::LaunchContainer | Type::LaunchNestedContainer, true) => (
+            Action::LaunchNestedContainer,
+            Some(Action::LaunchNestedContainerUnderParent),
+        ),
+        (Type::LaunchNestedContainerSession, true) => (
+            Action::LaunchNestedContainerSession,
+            Some(Action::LaunchNestedContainerSessionUnderParent),
+        ),
+        (Type::WaitContainer | Type::WaitNestedContainer, true) => {
+            (Action::WaitNestedContainer, None)
+        }
+        (Type::KillContainer | Type::KillNestedContainer, true) => {
+            (Action::KillNestedContainer, None)
+        }
+        (Type::RemoveContainer | Type::RemoveNestedContainer, true) => {
+            (Action::RemoveNestedContainer, None)
+        }
+        _ => return None,
+    })
+}
+
+/// A container is as good as a shell of its user: beyond loopback it is only for those who prove who they are.
 fn admit(site: &Site) -> Result<(), Refusal> {
     if site.about.serves_containers {
         return Ok(());
     }
     Err(Refusal(
         StatusCode::FORBIDDEN,
-        "This agent listens beyond loopback: its operator must start it with --insecure before it serves calls on containers"
+        "This agent listens beyond loopback: its operator must start it with --authenticate_http_readwrite, or with --insecure, before it serves calls on containers"
             .to_owned(),
     ))
 }
@@ -470,6 +568,9 @@ async fn take_stream(
         while let Some(record) = decoder.next().map_err(Refusal::bad)? {
             let call = decode(media, &record)?;
             let kind = validate(&call)?;
+            if stdin.is_none() {
+                permit(site, kind, &call).await?;
+            }
             let Some(attach) = call
                 .attach_container_input
                 .filter(|_| kind == call::Type::AttachContainerInput)

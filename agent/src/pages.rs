@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use axum::response::Response;
 use serde_json::{Value, json};
+use tepui_access::Action;
 use tepui_api::v1::agent::response::get_containers::Container;
 
 use crate::answer::{Parameters, blocking, page};
@@ -19,6 +20,7 @@ pub(crate) async fn flags(
     State(site): State<Site>,
     parameters: Parameters,
 ) -> Result<Response, Refusal> {
+    site.access.eyes().permit(Action::ViewFlags, None)?;
     page(&parameters, &json!({ "flags": site.about.flags }))
 }
 
@@ -26,7 +28,7 @@ pub(crate) async fn state(
     State(site): State<Site>,
     parameters: Parameters,
 ) -> Result<Response, Refusal> {
-    let view = site.view().await?;
+    let (view, eyes) = site.seen().await?;
     if view.recovering {
         return Err(Refusal::recovering());
     }
@@ -34,6 +36,7 @@ pub(crate) async fn state(
         let state = legacy::State {
             about: &site.about,
             view: &view,
+            eyes: &eyes,
         };
         page(&parameters, &state)
     })
@@ -54,8 +57,8 @@ pub(crate) async fn containerizer_debug(parameters: Parameters) -> Result<Respon
 }
 
 async fn rows(site: &Site) -> Result<Vec<Container>, Refusal> {
-    let view = site.view().await?;
-    usage::rows(site, view).await
+    let (view, eyes) = site.seen().await?;
+    usage::rows(site, view, eyes).await
 }
 
 pub(crate) async fn statistics(

@@ -1,9 +1,11 @@
 //! The operator's reads of the v1 API, from a snapshot of the core's state.
 
+use tepui_access::Action;
 use tepui_agent_core::{AgentView, Standing, TaskView};
 use tepui_api::v1;
 use tepui_api::v1::agent::{Response, response};
 
+use crate::access::Eyes;
 use crate::metrics;
 use crate::shown;
 use crate::site::{About, Site};
@@ -24,7 +26,8 @@ pub(crate) enum Read {
     ResourceProviders,
 }
 
-pub(crate) fn answer(read: Read, site: &Site, view: &AgentView) -> Response {
+/// `view` is what the caller may see, `eyes` what else it may.
+pub(crate) fn answer(read: Read, site: &Site, view: &AgentView, eyes: &Eyes) -> Response {
     use response::Type;
     let about = &site.about;
     let mut response = Response::default();
@@ -70,7 +73,7 @@ pub(crate) fn answer(read: Read, site: &Site, view: &AgentView) -> Response {
         Read::State => {
             response.get_state = Some(response::GetState {
                 get_tasks: Some(tasks(view)),
-                get_executors: Some(executors(view)),
+                get_executors: Some(executors(view, eyes)),
                 get_frameworks: Some(frameworks(view)),
             });
             Type::GetState
@@ -80,7 +83,7 @@ pub(crate) fn answer(read: Read, site: &Site, view: &AgentView) -> Response {
             Type::GetFrameworks
         }
         Read::Executors => {
-            response.get_executors = Some(executors(view));
+            response.get_executors = Some(executors(view, eyes));
             Type::GetExecutors
         }
         Read::Operations => {
@@ -133,8 +136,8 @@ fn frameworks(view: &AgentView) -> response::GetFrameworks {
     }
 }
 
-fn executors(view: &AgentView) -> response::GetExecutors {
-    let all = shown::frameworks(view);
+fn executors(view: &AgentView, eyes: &Eyes) -> response::GetExecutors {
+    let all = shown::frameworks_for(view, eyes, Action::ViewExecutor);
     let all = all.into_iter().flat_map(|framework| framework.executors);
     let (live, past): (Vec<_>, Vec<_>) = all.partition(|executor| executor.alive);
     let each = |executors: Vec<shown::Executor<'_>>| {

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Access;
 use crate::checkpoint;
 use crate::compile::{CompileLimits, Compiler, compiled_directory};
 use crate::config::Config;
@@ -198,7 +199,9 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         work_dir: work_dir.display().to_string(),
         start_time: start_time.wall_secs(),
         flags: config.flags(),
-        serves_containers: config.insecure || config.ip.is_loopback(),
+        serves_containers: config.insecure
+            || config.ip.is_loopback()
+            || config.authentication.readwrite,
     };
     let watcher = Watcher::new();
     let files = Arc::new(FilesContext {
@@ -217,6 +220,10 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let site = router(Site {
         events: events.clone(),
         about: Arc::new(about),
+        access: Arc::new(Access {
+            authentication: config.authentication.clone(),
+            acls: config.acls.clone(),
+        }),
         files: files.clone(),
         executors: executors.clone(),
         containers: containers.clone(),

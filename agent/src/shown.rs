@@ -3,12 +3,15 @@
 
 use std::collections::BTreeMap;
 
+use tepui_access::Action;
 use tepui_agent_core::{
     AgentView, ExecutorKind, ExecutorRef, ExecutorView, FrameworkView, Standing, TaskView,
 };
-use tepui_api::convert::resources_from_wire;
+use tepui_api::convert::{executor_user, resources_from_wire};
 use tepui_api::v1;
 use tepui_model::{FrameworkId, Resources};
+
+use crate::access::Eyes;
 
 /// So much of a command is part of its executor's name.
 const COMMAND_CHARACTERS: usize = 15;
@@ -38,6 +41,13 @@ pub(crate) struct Executor<'a> {
     pub(crate) completed: Vec<&'a TaskView>,
 }
 
+impl Executor<'_> {
+    /// Whether they may do that to an executor of the user this one has.
+    pub(crate) fn is_for(&self, eyes: &Eyes, action: Action, framework: &FrameworkView) -> bool {
+        eyes.may(action, executor_user(&self.info, &framework.info.user))
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Framework<'a> {
     pub(crate) view: &'a FrameworkView,
@@ -61,6 +71,22 @@ pub(crate) fn frameworks(view: &AgentView) -> Vec<Framework<'_>> {
             executors: executors.remove(&framework.framework).unwrap_or_default(),
         })
         .collect()
+}
+
+/// The same without the executors for which they may not do that.
+pub(crate) fn frameworks_for<'a>(
+    view: &'a AgentView,
+    eyes: &Eyes,
+    action: Action,
+) -> Vec<Framework<'a>> {
+    let mut shown = frameworks(view);
+    for framework in &mut shown {
+        let of = framework.view;
+        framework
+            .executors
+            .retain(|executor| executor.is_for(eyes, action, of));
+    }
+    shown
 }
 
 fn executors(view: &AgentView) -> BTreeMap<&FrameworkId, Vec<Executor<'_>>> {

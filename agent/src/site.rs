@@ -14,6 +14,7 @@ use tepui_agent_core::AgentView;
 use tepui_api::{MediaType, media, v1};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::access::{self, Access, Eyes};
 use crate::containers::Containers;
 use crate::executors::Executors;
 use crate::files::FilesContext;
@@ -22,12 +23,13 @@ use crate::verbosity::Verbosity;
 use crate::{answer, files_api, http, operator, pages};
 
 /// The prefixes of Mesos's agent process; clients write the parentheses either way.
-const PREFIXES: [&str; 3] = ["", "/slave(1)", "/slave%281%29"];
+pub(crate) const PREFIXES: [&str; 3] = ["", "/slave(1)", "/slave%281%29"];
 
 #[derive(Debug, Clone)]
 pub(crate) struct Site {
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) about: Arc<About>,
+    pub(crate) access: Arc<Access>,
     pub(crate) files: Arc<FilesContext>,
     pub(crate) executors: Executors,
     pub(crate) containers: Containers,
@@ -46,6 +48,14 @@ impl Site {
         let (reply, view) = oneshot::channel();
         self.send(Event::View { reply }).await?;
         view.await.map_err(|_| Refusal::stopping())
+    }
+
+    /// The part of the state that whoever makes the present request may see, and what else they may.
+    pub(crate) async fn seen(&self) -> Result<(Box<AgentView>, Eyes), Refusal> {
+        let eyes = self.access.eyes();
+        let mut view = self.view().await?;
+        eyes.narrow(&mut view);
+        Ok((view, eyes))
     }
 }
 
@@ -95,6 +105,10 @@ pub(crate) fn router(site: Site) -> Router {
     routes
         .0
         .fallback(not_found)
+        .layer(axum::middleware::from_fn_with_state(
+            site.clone(),
+            access::authenticate,
+        ))
         .layer(axum::middleware::from_fn(answer::pack))
         .with_state(site)
 }

@@ -344,6 +344,7 @@ pub(crate) fn site(events: mpsc::Sender<crate::owner::Event>) -> crate::site::Si
         ..Default::default()
     };
     Site {
+        access: Arc::default(),
         about: Arc::new(About {
             info,
             endpoint: "127.0.0.1:5051".to_owned(),

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use tepui_access::Action;
 use tepui_agent_core::{AgentView, ExecutorKind, ExecutorRef};
 use tepui_api::json::to_value;
 use tepui_api::v1;
 use tepui_api::v1::agent::response::get_containers::Container;
 
+use crate::access::Eyes;
 use crate::answer::blocking;
 use crate::shown::{self, Executor, Meter};
 use crate::site::{Refusal, Site};
@@ -16,8 +18,12 @@ use crate::statistics::{Reported, add_group, add_process, allotted, reported};
 /// By the wasm executor that runs them, its tasks.
 type Reports = BTreeMap<ExecutorRef, BTreeMap<String, Reported>>;
 
-/// The rows of everything that lives.
-pub(crate) async fn rows(site: &Site, view: Box<AgentView>) -> Result<Vec<Container>, Refusal> {
+/// The rows of everything that lives and may be seen.
+pub(crate) async fn rows(
+    site: &Site,
+    view: Box<AgentView>,
+    eyes: Eyes,
+) -> Result<Vec<Container>, Refusal> {
     let mut reports = Reports::new();
     let running = view.executors.iter();
     for executor in running.filter(|executor| executor.kind == Some(ExecutorKind::Wasm)) {
@@ -27,7 +33,7 @@ pub(crate) async fn rows(site: &Site, view: Box<AgentView>) -> Result<Vec<Contai
     }
     let site = site.clone();
     blocking(move || {
-        let frameworks = shown::frameworks(&view);
+        let frameworks = shown::frameworks_for(&view, &eyes, Action::ViewContainer);
         let executors = frameworks.iter().flat_map(|framework| &framework.executors);
         let live = executors.filter(|executor| executor.alive);
         live.map(|executor| row(&site, executor, &reports))
@@ -58,12 +64,12 @@ fn row(site: &Site, executor: &Executor<'_>, reports: &Reports) -> Container {
     }
 }
 
-/// Containers that executors and operators launched.
-pub(crate) fn own_rows(site: &Site, nested: bool, standalone: bool) -> Vec<Container> {
+/// Containers that executors and operators launched, those of them that may be seen.
+pub(crate) fn own_rows(site: &Site, eyes: &Eyes, nested: bool, standalone: bool) -> Vec<Container> {
     let running = site.containers.running().into_iter();
     let wanted = running.filter(|(container, _)| match container.id.parent {
-        Some(_) => nested,
-        None => standalone,
+        Some(_) => nested && eyes.may(Action::ViewContainer, &container.user),
+        None => standalone && eyes.may(Action::ViewStandaloneContainer, &container.user),
     });
     wanted
         .map(|(container, pid)| {

@@ -39,6 +39,15 @@ pub(crate) fn user_of<'a>(
         .filter(|user| !user.is_empty() && *user != "root")
 }
 
+/// The user this agent runs as.
+pub(crate) fn own() -> String {
+    let uid = nix::unistd::geteuid();
+    match User::from_uid(uid) {
+        Ok(Some(user)) => user.name,
+        _ => uid.to_string(),
+    }
+}
+
 impl Identity {
     pub(crate) fn of(name: &str) -> Result<Self, UserError> {
         let failed = |cause| UserError::LookUp {

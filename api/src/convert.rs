@@ -6,16 +6,19 @@ mod id;
 mod operation;
 mod resource_in;
 mod resource_out;
+mod user;
 mod value;
 
 pub use attribute::{
     attribute_from_wire, attribute_to_wire, attributes_from_wire, attributes_to_wire,
 };
 pub use operation::{
-    OperationError, change_from_wire, operation_resources, operation_resources_mut,
+    OperationError, change_from_wire, creator, operation_resources, operation_resources_mut,
+    reserved_role, reserver,
 };
 pub use resource_in::{resource_from_wire, resources_from_wire};
 pub use resource_out::{ResourceFormat, resource_to_wire, resources_to_wire};
+pub use user::{executor_user, task_user};
 pub use value::{labels_from_wire, labels_to_wire};
 
 use tepui_model::{AmountError, RangesError, ResourceError, Role, RoleError};

@@ -47,11 +47,7 @@ impl MasterAccess {
             credentials: Credentials::default(),
         };
         let any = asked.frameworks || asked.readonly || asked.readwrite || asked.agents;
-        if any && self.credentials.is_none() {
-            bail!(
-                "callers must show credentials, but nobody is known: name a file with --credentials"
-            );
-        }
+        somebody_is_known(any, self.credentials.as_ref(), "--credentials")?;
         config.authentication = tepui_master::Authentication {
             credentials: self.credentials.unwrap_or_default(),
             ..asked
@@ -59,6 +55,44 @@ impl MasterAccess {
         config.core.acls = Arc::new(self.acls.unwrap_or_default());
         Ok(())
     }
+}
+
+/// What an agent asks of those who call it itself.
+#[derive(Args, Debug)]
+pub(crate) struct AgentAccess {
+    /// File of those who are known to the agent's own endpoint: {"credentials": [{"principal": "...", "secret": "..."}]}
+    #[arg(long, value_name = "FILE", value_parser = credentials)]
+    http_credentials: Option<Credentials>,
+    #[command(flatten)]
+    authenticate: Authenticate,
+    /// File of access control lists, or the lists themselves as JSON
+    #[arg(long, value_name = "FILE", value_parser = acls)]
+    acls: Option<Acls>,
+}
+
+impl AgentAccess {
+    pub(crate) fn apply(self, config: &mut tepui_agent::Config) -> anyhow::Result<()> {
+        let (readonly, readwrite) = (
+            self.authenticate.authenticate_http_readonly,
+            self.authenticate.authenticate_http_readwrite,
+        );
+        let known = self.http_credentials.as_ref();
+        somebody_is_known(readonly || readwrite, known, "--http_credentials")?;
+        config.authentication = tepui_agent::Authentication {
+            credentials: self.http_credentials.unwrap_or_default(),
+            readonly,
+            readwrite,
+        };
+        config.acls = Arc::new(self.acls.unwrap_or_default());
+        Ok(())
+    }
+}
+
+fn somebody_is_known(asked: bool, known: Option<&Credentials>, flag: &str) -> anyhow::Result<()> {
+    if asked && known.is_none() {
+        bail!("callers must show credentials, but nobody is known: name a file with {flag}");
+    }
+    Ok(())
 }
 
 /// A credential as given, or what is in the file of that name.

@@ -11,7 +11,7 @@ use clap::{ArgAction, Args, ValueEnum};
 use tepui_access::Credential;
 use tokio_util::sync::CancellationToken;
 
-use crate::access::{MasterAccess, credential};
+use crate::access::{AgentAccess, MasterAccess, credential};
 use crate::allocation::{self, MasterAllocation};
 use crate::logging;
 use crate::patience::Patience;
@@ -126,6 +126,8 @@ pub(crate) struct Agent {
     /// Serve calls on containers beyond loopback, without authentication
     #[arg(long)]
     insecure: bool,
+    #[command(flatten)]
+    access: AgentAccess,
     /// Name this host is known by
     #[arg(long)]
     hostname: Option<String>,
@@ -266,6 +268,7 @@ impl Agent {
                 ..Default::default()
             };
             config.credential = self.credential;
+            self.access.apply(&mut config)?;
             config.hostname = self.hostname;
             config.work_dir = self.work_dir;
             config.resources = self.resources;

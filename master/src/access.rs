@@ -6,10 +6,10 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tepui_access::{Action, Refused};
+use tepui_access::{Action, Caller, Challenge, is_at, listed_endpoint};
 
 use crate::config::Authentication;
 use crate::shared::{Refusal, Shared};
@@ -24,13 +24,20 @@ pub(crate) fn caller() -> Option<String> {
 }
 
 /// Refuses a caller whom the lists do not let do what concerns this process and no framework.
-pub(crate) fn permit(shared: &Shared, action: Action, list: &str) -> Result<(), Refusal> {
+pub(crate) fn permit(shared: &Shared, action: Action) -> Result<(), Refusal> {
+    permit_object(shared, caller().as_deref(), action, None)
+}
+
+pub(crate) fn permit_object(
+    shared: &Shared,
+    principal: Option<&str>,
+    action: Action,
+    object: Option<&str>,
+) -> Result<(), Refusal> {
     let acls = &shared.config.core.acls;
-    if acls.permit(caller().as_deref(), action, None) {
-        return Ok(());
-    }
-    let message = format!("The principal is not authorized (ACL '{list}')");
-    Err(Refusal::new(axum::http::StatusCode::FORBIDDEN, message))
+    Caller { acls, principal }
+        .permit(action, object)
+        .map_err(|denied| Refusal::new(StatusCode::FORBIDDEN, denied.to_string()))
 }
 
 /// What a request belongs to, each with a switch of its own.
@@ -55,10 +62,7 @@ impl Realm {
     /// `None` for what everybody may ask: whether the master lives, who leads, and bytes whose digest the asker knows.
     fn of(method: &Method, path: &str) -> Option<Self> {
         let path = path.strip_prefix("/master").unwrap_or(path);
-        let is = |prefix: &str| {
-            path.strip_prefix(prefix)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '.']))
-        };
+        let is = |page: &str| is_at(path, page);
         let reads = *method == Method::GET || *method == Method::HEAD;
         if is("/api/v1/scheduler") {
             Some(Self::Frameworks)
@@ -98,36 +102,42 @@ impl Realm {
     }
 }
 
-/// Lets a request through if its sender need not, or does, prove who it is.
+/// Lets a request through if its sender need not, or does, prove who it is, and may see the page it asks for.
 pub(crate) async fn authenticate(
     State(shared): State<Arc<Shared>>,
     request: Request,
     next: Next,
 ) -> Response {
     let authentication = &shared.config.authentication;
-    let guarded = Realm::of(request.method(), request.uri().path())
-        .filter(|realm| realm.is_guarded(authentication));
-    let Some(realm) = guarded else {
-        return CALLER.scope(None, next.run(request)).await;
-    };
+    let path = request.uri().path();
+    let guarded = Realm::of(request.method(), path)
+        .filter(|realm| realm.is_guarded(authentication))
+        .map(Realm::name);
     let header = request.headers().get(header::AUTHORIZATION);
     let header = header.map(|value| value.to_str().unwrap_or_default());
-    match authentication.credentials.authenticate(header) {
-        Ok(principal) => {
-            let principal = principal.to_owned();
-            CALLER.scope(Some(principal), next.run(request)).await
-        }
-        Err(refused) => challenge(realm, refused),
+    let principal = match authentication.credentials.admit(guarded, header) {
+        Ok(principal) => principal.map(str::to_owned),
+        Err(challenge) => return challenged(&challenge),
+    };
+    if let Some(page) = listed_endpoint(path, "/master")
+        && let Err(refusal) = permit_object(
+            &shared,
+            principal.as_deref(),
+            Action::GetEndpoint,
+            Some(page),
+        )
+    {
+        return refusal.into_response();
     }
+    CALLER.scope(principal, next.run(request)).await
 }
 
-fn challenge(realm: Realm, refused: Refused) -> Response {
-    let refusal = Refusal::new(axum::http::StatusCode::UNAUTHORIZED, refused.to_string());
+fn challenged(challenge: &Challenge) -> Response {
+    let refusal = Refusal::new(StatusCode::UNAUTHORIZED, challenge.reason.to_string());
     let mut response = refusal.into_response();
-    let challenge = format!("Basic realm=\"{}\"", realm.name());
     response.headers_mut().insert(
         header::WWW_AUTHENTICATE,
-        HeaderValue::try_from(challenge).expect("realms are plain words"),
+        HeaderValue::try_from(challenge.header.as_str()).expect("realms are plain words"),
     );
     response
 }

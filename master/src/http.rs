@@ -308,8 +308,8 @@ async fn operator_call(State(shared): State<Arc<Shared>>, request: Request) -> R
     let Some(media) = media::negotiate(text_of(&headers, header::ACCEPT)) else {
         return not_acceptable();
     };
-    if let Some((action, list)) = kind.guard()
-        && let Err(refusal) = access::permit(&shared, action, list)
+    if let Some(action) = kind.guard()
+        && let Err(refusal) = access::permit(&shared, action)
     {
         return refusal.into_response();
     }
@@ -490,7 +490,7 @@ fn log_read(read: fn(&Parameters) -> Result<serde_json::Value, Refusal>) -> Rout
         async move |State(shared): State<Arc<Shared>>,
                     Query(parameters): Query<Parameters>,
                     headers: HeaderMap| {
-            let permitted = access::permit(&shared, Action::AccessMesosLog, "access_mesos_logs");
+            let permitted = access::permit(&shared, Action::AccessMesosLog);
             match permitted.and_then(|()| read(&parameters)) {
                 Ok(value) => padded(&headers, &parameters, &value),
                 Err(refusal) => refusal.into_response(),
@@ -503,7 +503,7 @@ async fn download_log(
     State(shared): State<Arc<Shared>>,
     Query(parameters): Query<Parameters>,
 ) -> Result<Response, Refusal> {
-    access::permit(&shared, Action::AccessMesosLog, "access_mesos_logs")?;
+    access::permit(&shared, Action::AccessMesosLog)?;
     log::download(&parameters)
 }
 
@@ -511,7 +511,7 @@ async fn toggle_logging(
     State(shared): State<Arc<Shared>>,
     Query(parameters): Query<Parameters>,
 ) -> Response {
-    let permitted = access::permit(&shared, Action::SetLogLevel, "set_log_level");
+    let permitted = access::permit(&shared, Action::SetLogLevel);
     match permitted.and_then(|()| log::toggle(&parameters)) {
         Ok(None) => format!("{}\n", shared.verbosity.level()).into_response(),
         Ok(Some((level, duration))) => {
@@ -527,7 +527,7 @@ async fn flags(
     Query(parameters): Query<Parameters>,
     headers: HeaderMap,
 ) -> Response {
-    if let Err(refusal) = access::permit(&shared, Action::ViewFlags, "view_flags") {
+    if let Err(refusal) = access::permit(&shared, Action::ViewFlags) {
         return refusal.into_response();
     }
     let flags: BTreeMap<_, _> = shared.config.flags().into_iter().collect();

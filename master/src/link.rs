@@ -20,7 +20,7 @@ use tepui_master_core::LinkKey;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::access::caller;
+use crate::access::permit;
 use crate::owner::Message;
 use crate::shared::{Refusal, Shared, method_not_allowed};
 
@@ -33,14 +33,8 @@ pub(crate) async fn serve(State(shared): State<Arc<Shared>>, request: Request) -
     if request.method() != Method::POST {
         return method_not_allowed("POST", request.method());
     }
-    if !shared
-        .config
-        .core
-        .acls
-        .permit(caller().as_deref(), Action::RegisterAgent, None)
-    {
-        let message = "The principal is not authorized to register agents (ACL 'register_agents')";
-        return Refusal::new(StatusCode::FORBIDDEN, message).into_response();
+    if let Err(refusal) = permit(&shared, Action::RegisterAgent) {
+        return refusal.into_response();
     }
     if request.version() != Version::HTTP_2 {
         let message = "An agent's link needs HTTP/2: both sides send at the same time";

@@ -16,7 +16,7 @@ use tepui_api::link::{self, to_agent};
 use tepui_api::v1;
 use tepui_master_core::View;
 
-use crate::access::caller;
+use crate::access::{caller, permit_object};
 use crate::files::FileAnswer;
 use crate::shared::{Refusal, Shared, method_not_allowed};
 
@@ -68,16 +68,12 @@ pub(crate) async fn serve(
 async fn open(shared: Arc<Shared>, mut wanted: Wanted) -> Result<Reader, Refusal> {
     let view = shared.view().await?;
     let place = find(&view, wanted.framework_id.as_deref(), &wanted.task_id)?;
-    let acls = &shared.config.core.acls;
-    if !acls.permit(
+    permit_object(
+        &shared,
         caller().as_deref(),
         Action::AccessSandbox,
         place.user.as_deref(),
-    ) {
-        let message =
-            "The principal is not authorized to read this sandbox (ACL 'access_sandboxes')";
-        return Err(Refusal::new(StatusCode::FORBIDDEN, message));
-    }
+    )?;
     wanted.framework_id = Some(place.framework.clone());
     let mut answer = ask(&shared, &view, &place, &wanted)?;
     let first = match tokio::time::timeout(FIRST_CHUNK_PATIENCE, answer.next()).await {

@@ -55,13 +55,11 @@ pub(crate) enum Read {
 
 impl Kind {
     /// The action that the caller must be permitted, and the name of the list that says so, where the shell decides.
-    pub(crate) fn guard(&self) -> Option<(Action, &'static str)> {
+    pub(crate) fn guard(&self) -> Option<Action> {
         match self {
-            Self::SetLoggingLevel { .. } => Some((Action::SetLogLevel, "set_log_level")),
-            Self::Read(Read::ListFiles(_) | Read::ReadFile(_)) => {
-                Some((Action::AccessMesosLog, "access_mesos_logs"))
-            }
-            Self::Read(Read::Flags) => Some((Action::ViewFlags, "view_flags")),
+            Self::SetLoggingLevel { .. } => Some(Action::SetLogLevel),
+            Self::Read(Read::ListFiles(_) | Read::ReadFile(_)) => Some(Action::AccessMesosLog),
+            Self::Read(Read::Flags) => Some(Action::ViewFlags),
             _ => None,
         }
     }

@@ -1,5 +1,6 @@
 //! Snapshots for the shell.
 
+use tepui_api::convert::{executor_user, task_user};
 use tepui_model::ExecutorId;
 
 use crate::input::{ExecutorRef, TaskRef};
@@ -76,6 +77,7 @@ impl Core {
                 framework: framework.clone(),
                 executor: executor.clone(),
             };
+            let of_framework = held.info.user.as_str();
             let executors = held.executors.iter();
             let mut executors =
                 executors.filter(|(_, executor)| executor.container_id.as_str() == id);
@@ -84,6 +86,7 @@ impl Core {
                     owner: ContainerOwner::Executor,
                     executor: executor(name),
                     sandbox: found.sandbox.clone(),
+                    user: executor_user(&found.info, of_framework).to_owned(),
                     pid: found.pid,
                 });
             }
@@ -96,6 +99,7 @@ impl Core {
                     owner: ContainerOwner::Executor,
                     executor: executor(name),
                     sandbox: found.sandbox.clone(),
+                    user: executor_user(&found.info, of_framework).to_owned(),
                     pid: None,
                 });
             }
@@ -110,6 +114,7 @@ impl Core {
                 }),
                 executor: executor(found.executor.as_ref()?),
                 sandbox: found.sandbox.clone(),
+                user: task_user(&found.info, of_framework).to_owned(),
                 pid: None,
             })
         })

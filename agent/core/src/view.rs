@@ -73,6 +73,8 @@ pub struct ContainerView {
     pub executor: ExecutorRef,
     /// Relative to `work_dir`.
     pub sandbox: String,
+    /// Whom its processes are to run as.
+    pub user: String,
     /// Of an executor.
     pub pid: Option<u32>,
 }

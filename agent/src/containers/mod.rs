@@ -30,6 +30,7 @@ use crate::owner::Event;
 use crate::prepare::Preparer;
 use crate::sandbox::STANDALONE;
 use crate::site::Refusal;
+use crate::user;
 use crate::watch::Watcher;
 
 /// What the kernel counts memory in, as resources do: binary megabytes.
@@ -74,6 +75,8 @@ pub(crate) struct Container {
     /// Whose it is; none if it stands alone.
     pub(crate) executor: Option<ExecutorRef>,
     pub(crate) place: Place,
+    /// Whom its process runs as: the user it asked for, else that of what it is nested in.
+    pub(crate) user: String,
     pub(crate) resources: Resources,
     pub(crate) state: watch::Sender<State>,
     /// For those who follow its files.
@@ -142,6 +145,7 @@ impl Place {
 struct Outer {
     executor: Option<ExecutorRef>,
     place: Place,
+    user: String,
     /// Until it has ended.
     life: BoxFuture<'static, ()>,
     /// The cgroup its processes are in.
@@ -251,12 +255,16 @@ impl Containers {
                     root: shared.work_dir.clone(),
                     inside: PathBuf::new(),
                 },
+                user: user::own(),
                 life: Box::pin(std::future::pending()),
                 group: None,
             },
         };
+        let asked = launch.command.as_ref();
+        let asked = asked.and_then(|command| command.user.clone());
         let container = Arc::new(Container {
             id: launch.id.clone(),
+            user: asked.filter(|user| !user.is_empty()).unwrap_or(outer.user),
             executor: outer.executor.clone(),
             place: outer.place.nested(&launch.id.value),
             resources,
@@ -313,6 +321,20 @@ impl Containers {
             Ok(Err(message)) => Err(Refusal::bad(message)),
             Err(_) => Err(Refusal::stopping()),
         }
+    }
+
+    /// Whom a container's processes run as. One that is forgotten was of the user of what it was nested in.
+    pub(crate) async fn user_of(&self, id: &v1::ContainerId) -> Result<String, Refusal> {
+        let known = key(id)?;
+        for depth in (1..=known.len()).rev() {
+            if let Some(container) = self.shared.get(&known[..depth].to_vec()) {
+                return Ok(container.user.clone());
+            }
+            if let Some((view, _)) = self.shared.find(&known[depth - 1]).await? {
+                return Ok(view.user);
+            }
+        }
+        Err(unknown(id))
     }
 
     /// Until the container has ended: how.
@@ -542,6 +564,7 @@ impl Shared {
             return Ok(Outer {
                 executor: container.executor.clone(),
                 place: container.place.clone(),
+                user: container.user.clone(),
                 group,
                 life: Box::pin(async move {
                     container.ended().await;
@@ -571,6 +594,7 @@ impl Shared {
                 root: self.work_dir.join(view.sandbox),
                 inside: PathBuf::new(),
             },
+            user: view.user,
             group,
             life: Box::pin(async move {
                 let task = async {

@@ -216,7 +216,11 @@ async fn start_undisturbed(
         .map_err(StartError::Directory)?;
     shared.preparer.furnish(&own.path(), &command.uris).await?;
     let program = refuse_wasm(&command, &own)?;
-    let user = user(&command)?;
+    let inherited = shared
+        .preparer
+        .switch_user
+        .then_some(container.user.as_str());
+    let user = user(&command, inherited)?;
     if let Some(user) = &user {
         for held in [own.0.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()] {
             give(held, user).map_err(StartError::Directory)?;
@@ -378,8 +382,10 @@ fn refuse_wasm(command: &v1::CommandInfo, own: &Held) -> Result<String, StartErr
     Ok(value.to_owned())
 }
 
-fn user(command: &v1::CommandInfo) -> Result<Option<User>, StartError> {
-    let Some(name) = command.user.as_deref().filter(|name| !name.is_empty()) else {
+/// The user the command asks for, else that of what the container is nested in.
+fn user(command: &v1::CommandInfo, inherited: Option<&str>) -> Result<Option<User>, StartError> {
+    let asked = command.user.as_deref().filter(|name| !name.is_empty());
+    let Some(name) = asked.or(inherited) else {
         return Ok(None);
     };
     if !Uid::effective().is_root() {

@@ -82,6 +82,28 @@ pub fn operation_resources(operation: &Operation) -> impl Iterator<Item = &v1::R
         .chain(shrink.map(|shrink| &shrink.volume))
 }
 
+/// The role the resource is reserved to, in either format; `*` or none if to nobody.
+pub fn reserved_role(resource: &v1::Resource) -> Option<&str> {
+    match resource.reservations.last() {
+        Some(reservation) => reservation.role.as_deref(),
+        None => resource.role.as_deref(),
+    }
+}
+
+/// Who reserved the resource.
+pub fn reserver(resource: &v1::Resource) -> Option<&str> {
+    match resource.reservations.last() {
+        Some(reservation) => reservation.principal.as_deref(),
+        None => resource.reservation.as_ref()?.principal.as_deref(),
+    }
+}
+
+/// Who made the volume.
+pub fn creator(volume: &v1::Resource) -> Option<&str> {
+    let disk = volume.disk.as_ref()?;
+    disk.persistence.as_ref()?.principal.as_deref()
+}
+
 /// The same, to be filled in.
 pub fn operation_resources_mut(operation: &mut Operation) -> Vec<&mut v1::Resource> {
     let mut all: Vec<&mut v1::Resource> = Vec::new();

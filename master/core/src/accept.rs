@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use tepui_api::convert::task_user;
 use tepui_api::link::{self, to_agent};
 use tepui_api::v1::offer::{Operation, operation};
 use tepui_api::v1::scheduler::call;
 use tepui_api::v1::{self, TaskState, task_status::Reason};
 use tepui_model::{ExecutorId, Resources, Role, TaskId, Tick};
 
-use crate::authorize::user_of;
 use crate::core::Core;
 use crate::keys::{AgentKey, FrameworkKey, OfferKey};
 use crate::messages;
@@ -355,7 +355,7 @@ impl Core {
                 &accepted.role,
             );
             let info = &self.frameworks[accepted.framework].info;
-            let user = user_of(&task, &info.user);
+            let user = task_user(&task, &info.user);
             if let Err(denied) = self.authorize_user(info.principal.as_deref(), user) {
                 let (id, agent) = (task.task_id, task.agent_id);
                 let reason = Reason::TaskUnauthorized;

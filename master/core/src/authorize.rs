@@ -1,60 +1,15 @@
 //! Whether a caller may do what it asks for: each call and operation as actions on objects, looked up in the ACLs.
 
-use tepui_access::{Acls, Action};
-use tepui_api::v1;
+use tepui_access::{Action, Caller, Denied};
+use tepui_api::convert::{creator, reserved_role as role, reserver};
 use tepui_api::v1::master::{Call, call};
 use tepui_api::v1::offer::{Operation, operation};
 
 use crate::core::Core;
 
-/// What a caller may not do.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{who} is not authorized to {what} (ACL '{}')", action.list())]
-pub(crate) struct Denied {
-    who: String,
-    what: String,
-    action: Action,
-}
-
-/// A caller and the lists it is looked up in.
-struct Check<'a> {
-    acls: &'a Acls,
-    principal: Option<&'a str>,
-}
-
-impl Check<'_> {
-    fn permit(&self, action: Action, object: Option<&str>) -> Result<(), Denied> {
-        if self.acls.permit(self.principal, action, object) {
-            return Ok(());
-        }
-        Err(Denied {
-            who: match self.principal {
-                Some(principal) => format!("Principal '{principal}'"),
-                None => "A caller without a principal".to_owned(),
-            },
-            what: match object {
-                Some(object) => format!("do this to '{object}'"),
-                None => "do this".to_owned(),
-            },
-            action,
-        })
-    }
-
-    fn permit_each(
-        &self,
-        action: Action,
-        resources: &[v1::Resource],
-        object: fn(&v1::Resource) -> Option<&str>,
-    ) -> Result<(), Denied> {
-        resources
-            .iter()
-            .try_for_each(|resource| self.permit(action, object(resource)))
-    }
-}
-
 impl Core {
-    fn check<'a>(&'a self, principal: Option<&'a str>) -> Check<'a> {
-        Check {
+    fn check<'a>(&'a self, principal: Option<&'a str>) -> Caller<'a> {
+        Caller {
             acls: &self.config.acls,
             principal,
         }
@@ -240,34 +195,4 @@ impl Core {
             _ => Ok(()),
         }
     }
-}
-
-/// The role the resource is reserved to, in either format.
-pub(crate) fn role(resource: &v1::Resource) -> Option<&str> {
-    match resource.reservations.last() {
-        Some(reservation) => reservation.role.as_deref(),
-        None => resource.role.as_deref(),
-    }
-}
-
-fn reserver(resource: &v1::Resource) -> Option<&str> {
-    match resource.reservations.last() {
-        Some(reservation) => reservation.principal.as_deref(),
-        None => resource.reservation.as_ref()?.principal.as_deref(),
-    }
-}
-
-fn creator(resource: &v1::Resource) -> Option<&str> {
-    let disk = resource.disk.as_ref()?;
-    disk.persistence.as_ref()?.principal.as_deref()
-}
-
-/// Who a task's processes run as: its own choice, its executor's, else its framework's.
-pub(crate) fn user_of<'a>(task: &'a v1::TaskInfo, framework_user: &'a str) -> &'a str {
-    let command = task.command.as_ref();
-    let of_executor = || task.executor.as_ref()?.command.as_ref()?.user.as_deref();
-    command
-        .and_then(|command| command.user.as_deref())
-        .or_else(of_executor)
-        .unwrap_or(framework_user)
 }

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use tepui_access::Denied;
 use tepui_api::v1;
 use tepui_api::v1::allocator::inverse_offer_status::Status;
 use tepui_api::v1::scheduler::{Call, call};
 use tepui_model::{FrameworkId, Role};
 
-use crate::authorize::Denied;
 use crate::core::Core;
 use crate::effect::Answer;
 use crate::input::{RequestKey, StreamKey};

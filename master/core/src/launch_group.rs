@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use tepui_access::Denied;
+use tepui_api::convert::task_user;
 use tepui_api::link::{self, to_agent};
 use tepui_api::v1::offer::operation;
 use tepui_api::v1::{self, task_status::Reason};
 use tepui_model::{ExecutorId, TaskId};
 
 use crate::accept::Accepted;
-use crate::authorize::{Denied, user_of};
 use crate::core::Core;
 use crate::tasks::task_of;
 use crate::validate::{self, Place};
@@ -72,7 +73,7 @@ impl Core {
             .and_then(|command| command.user.as_deref());
         let principal = info.principal.as_deref();
         tasks.iter().try_for_each(|task| {
-            let user = user_of(task, of_executor.unwrap_or(&info.user));
+            let user = task_user(task, of_executor.unwrap_or(&info.user));
             self.authorize_user(principal, user)
         })
     }

@@ -1,10 +1,10 @@
 //! The operator's calls that change something.
 
+use tepui_access::Denied;
 use tepui_api::registry;
 use tepui_api::v1::master::{Call, call};
 use tepui_model::{Role, RoleError};
 
-use crate::authorize::Denied;
 use crate::change::ChangeRefused;
 use crate::core::{Core, Pending};
 use crate::effect::{Answer, RegistryOperation};

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tepui_api::convert::task_user;
 use tepui_api::v1::{self, TaskState};
 use tepui_model::{ExecutorId, FrameworkId, TaskId};
 
-use crate::authorize::user_of;
 use crate::core::Core;
 use crate::keys::{AgentKey, ExecutorKey, FrameworkKey, TaskKey};
 use crate::view::{ExecutorRecord, TaskRecord};
@@ -275,7 +275,7 @@ pub(crate) fn task_of(
         labels: info.labels.clone(),
         discovery: info.discovery.clone(),
         container: info.container.clone(),
-        user: Some(user_of(info, framework_user).to_owned()),
+        user: Some(task_user(info, framework_user).to_owned()),
         health_check: info.health_check.clone(),
         kill_policy: info.kill_policy,
         limits: BTreeMap::clone(&info.limits),

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use tepui_access::{Acls, Action};
-use tepui_api::convert::operation_resources;
+use tepui_access::{Acls, Action, Caller};
+use tepui_api::convert::{executor_user, operation_resources, reserved_role};
 use tepui_api::v1;
 
-use crate::authorize::role;
 use crate::core::Core;
 use crate::happenings::Happening;
 use crate::view::{FrameworkRecord, View};
@@ -27,7 +26,8 @@ impl View {
         if actions.into_iter().all(|action| acls.is_open(action)) {
             return Arc::clone(self);
         }
-        let eyes = Eyes { acls, principal };
+        let caller = Caller { acls, principal };
+        let eyes = Eyes(caller);
         let frameworks = self.frameworks.filter_map(|record| eyes.framework(record));
         let mut view = View::clone(self);
         view.tasks = self.tasks.filter_map(|task| {
@@ -40,9 +40,8 @@ impl View {
         });
         view.executors = self.executors.filter_map(|executor| {
             let framework = frameworks.get(executor.framework)?;
-            let command = executor.info.command.as_ref();
-            let user = command.and_then(|command| command.user.as_deref());
-            eyes.sees(Action::ViewExecutor, user.unwrap_or(&framework.info.user))
+            let user = executor_user(&executor.info, &framework.info.user);
+            eyes.sees(Action::ViewExecutor, user)
                 .then(|| executor.clone())
         });
         view.offers = self
@@ -51,7 +50,7 @@ impl View {
         view.operations = self.operations.filter_map(|operation| {
             let framework = operation.framework;
             let seen = framework.is_none_or(|framework| frameworks.get(framework).is_some());
-            let reserved = operation_resources(&operation.wire.info).filter_map(role);
+            let reserved = operation_resources(&operation.wire.info).filter_map(reserved_role);
             (seen
                 && reserved
                     .into_iter()
@@ -63,10 +62,10 @@ impl View {
             .filter_map(|record| eyes.framework(record));
         view.roles
             .retain(|role, _| eyes.sees(Action::ViewRole, role.as_str()));
-        if !acls.permit(principal, Action::GetMaintenanceSchedule, None) {
+        if !caller.may(Action::GetMaintenanceSchedule, None) {
             view.maintenance_schedule = Arc::default();
         }
-        if !acls.permit(principal, Action::GetMaintenanceStatus, None) {
+        if !caller.may(Action::GetMaintenanceStatus, None) {
             view.maintenance_status = v1::maintenance::ClusterStatus::default();
         }
         Arc::make_mut(&mut view.quotas)
@@ -79,10 +78,10 @@ impl View {
 impl Core {
     /// Whether an operator who listens may hear of it.
     pub fn may_hear(&self, principal: Option<&str>, happening: &Happening) -> bool {
-        let eyes = Eyes {
+        let eyes = Eyes(Caller {
             acls: &self.config.acls,
             principal,
-        };
+        });
         let sees = |info: &v1::FrameworkInfo| eyes.sees(Action::ViewFramework, &info.user);
         match happening {
             Happening::TaskAdded { task, framework } => {
@@ -99,14 +98,11 @@ impl Core {
     }
 }
 
-struct Eyes<'a> {
-    acls: &'a Acls,
-    principal: Option<&'a str>,
-}
+struct Eyes<'a>(Caller<'a>);
 
 impl Eyes<'_> {
     fn sees(&self, action: Action, object: &str) -> bool {
-        self.acls.permit(self.principal, action, Some(object))
+        self.0.may(action, Some(object))
     }
 
     fn sees_task(&self, user: Option<&str>, framework: &v1::FrameworkInfo) -> bool {
