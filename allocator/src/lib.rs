@@ -17,6 +17,7 @@ mod holding;
 mod invariants;
 mod keyed;
 mod pick;
+mod promises;
 mod quota;
 mod round;
 mod share;
@@ -30,6 +31,7 @@ pub use constraints::{
 };
 pub use framework::{FrameworkTerms, RoleTerms};
 pub use holding::NotHeld;
+pub use promises::{Overpromised, guaranteed};
 pub use quota::Quota;
 pub use round::Allocation;
 

@@ -107,7 +107,7 @@ impl Role {
         self.0.split('/')
     }
 
-    /// The role's first component: quotas are set on these only.
+    /// The role's first component.
     pub fn top_level(&self) -> Role {
         match self.0.split_once('/') {
             Some((top, _)) => Role(top.into()),

@@ -418,7 +418,10 @@ fn a_limit_rescinds_cuts_and_leaves_the_rest_to_others() {
     assert_eq!(role["quota"]["limit"]["cpus"], 2.5);
 
     for (call, words) in [
-        (limit("a/b", json!({}), json!({})), "nested"),
+        (
+            limit("a/b", json!({ "cpus": { "value": 3 } }), json!({})),
+            "beneath role 'a' come to 3, but its own limit is 2.5",
+        ),
         (limit("*", json!({}), json!({})), "default '*' role"),
         (
             limit(
@@ -446,6 +449,10 @@ fn a_limit_rescinds_cuts_and_leaves_the_rest_to_others() {
         assert_eq!(answer.status, 400, "{}", answer.text());
         assert!(answer.text().contains(words), "{}", answer.text());
     }
+    let nested = limit("a/b", json!({ "cpus": { "value": 2 } }), json!({}));
+    assert_eq!(operator(&cluster, nested).status, 200);
+    let nested = limit("a/b", json!({}), json!({}));
+    assert_eq!(operator(&cluster, nested).status, 200);
     // Row 45, for quotas too.
     let weights = json!({ "type": "UPDATE_WEIGHTS", "update_weights": {
         "weight_infos": [{ "role": "a", "weight": 2.5 }],

@@ -1,13 +1,13 @@
 //! The operator's quotas: checked, written down, enforced.
 //!
-//! UPDATE_QUOTA sets guarantees and limits of any number of top-level roles, all of them or none. SET_QUOTA and
-//! REMOVE_QUOTA are older calls for one role, whose guarantee is its limit as well.
+//! UPDATE_QUOTA sets guarantees and limits of any number of roles, nested ones too, all of them or none. SET_QUOTA and
+//! REMOVE_QUOTA are older calls for one top-level role, whose guarantee is its limit as well.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tepui_allocator::Quota;
+use tepui_allocator::{Overpromised, Quota, guaranteed};
 use tepui_api::convert;
 use tepui_api::v1::master::call;
 use tepui_api::v1::quota::{QuotaConfig, QuotaRequest};
@@ -40,7 +40,7 @@ pub(crate) enum QuotaRefused {
     Role(#[from] RoleError),
     #[error("Setting quota for the default '*' role is not supported")]
     Star,
-    #[error("Setting quota on the nested role '{0}' is not supported: set it on '{top}'", top = .0.top_level())]
+    #[error("This call takes no nested role such as '{0}': use UPDATE_QUOTA")]
     Nested(Role),
     #[error("Role '{0}' is not present in the master's --roles")]
     RoleNotAllowed(Role),
@@ -57,6 +57,8 @@ pub(crate) enum QuotaRefused {
     },
     #[error("The guarantee of '{name}' for role '{role}' is more than its limit")]
     Contradiction { role: Role, name: Arc<str> },
+    #[error(transparent)]
+    Overpromised(#[from] Overpromised),
     #[error("Invalid guarantee for role '{role}': {reason}")]
     Guarantee { role: Role, reason: String },
     #[error(
@@ -107,11 +109,12 @@ impl Core {
             let quota = from_config(&role, config)?;
             quotas.push((role, quota));
         }
+        let guaranteed = self.guaranteed_with(&quotas)?;
         if !update.force() {
             for (role, quota) in &quotas {
                 self.check_consumption(role, quota)?;
             }
-            self.check_capacity(&quotas, false)?;
+            self.check_capacity(&quotas, guaranteed, false)?;
         }
         self.write_quotas(request, quotas);
         Ok(())
@@ -123,7 +126,7 @@ impl Core {
         set: &QuotaRequest,
     ) -> Result<(), QuotaRefused> {
         let role = set.role.as_deref().ok_or(QuotaRefused::NoRole)?;
-        let role = self.quota_role(role)?;
+        let role = self.top_level_quota_role(role)?;
         if self.quotas_to_be().contains_key(&role) {
             return Err(QuotaRefused::AlreadySet(role));
         }
@@ -136,8 +139,9 @@ impl Core {
             guarantees,
         };
         let quotas = vec![(role, quota)];
+        let guaranteed = self.guaranteed_with(&quotas)?;
         if !set.force() {
-            self.check_capacity(&quotas, true)?;
+            self.check_capacity(&quotas, guaranteed, true)?;
         }
         self.write_quotas(request, quotas);
         Ok(())
@@ -148,7 +152,7 @@ impl Core {
         request: RequestKey,
         role: &str,
     ) -> Result<(), QuotaRefused> {
-        let role = self.quota_role(role)?;
+        let role = self.top_level_quota_role(role)?;
         if !self.quotas_to_be().contains_key(&role) {
             return Err(QuotaRefused::NotSet(role));
         }
@@ -161,13 +165,27 @@ impl Core {
         if role.is_star() {
             return Err(QuotaRefused::Star);
         }
-        if role.top_level() != role {
-            return Err(QuotaRefused::Nested(role));
-        }
         if !self.config.allows_role(&role) {
             return Err(QuotaRefused::RoleNotAllowed(role));
         }
         Ok(role)
+    }
+
+    /// The older calls know no others.
+    fn top_level_quota_role(&self, text: &str) -> Result<Role, QuotaRefused> {
+        let role = self.quota_role(text)?;
+        if role.top_level() == role {
+            Ok(role)
+        } else {
+            Err(QuotaRefused::Nested(role))
+        }
+    }
+
+    /// What all roles are guaranteed together once these quotas are in force.
+    fn guaranteed_with(&self, changed: &[(Role, Quota)]) -> Result<Quantities, QuotaRefused> {
+        let mut quotas = self.quotas_to_be();
+        replace(&mut quotas, changed);
+        Ok(guaranteed(&quotas)?)
     }
 
     /// What is only offered does not count: offers are rescinded.
@@ -205,14 +223,9 @@ impl Core {
     fn check_capacity(
         &self,
         changed: &[(Role, Quota)],
+        guaranteed: Quantities,
         conflict: bool,
     ) -> Result<(), QuotaRefused> {
-        let mut quotas = self.quotas_to_be();
-        replace(&mut quotas, changed);
-        let mut guaranteed = Quantities::new();
-        for quota in quotas.values() {
-            guaranteed.add(&quota.guarantees);
-        }
         let mut capacity = Quantities::new();
         for (_, agent) in self.agents.iter() {
             let lasting = agent.total.filter(|resource| !resource.revocable);

@@ -159,7 +159,7 @@ fn quotas_of_several_roles_are_set_all_or_none() {
     let good = || config("a", &[("cpus", 1.0)], &[("cpus", 2.0)]);
     for (bad, words) in [
         (config("*", &[], &[]), "default '*' role"),
-        (config("a/b", &[], &[]), "nested role 'a/b'"),
+        (config("a/b", &[], &[]), "'a/b' is not present"),
         (config("a b", &[], &[]), "Invalid role"),
         (config("c", &[], &[]), "--roles"),
         (config("a", &[], &[]), "named twice"),
@@ -199,6 +199,90 @@ fn a_limit_below_what_is_consumed_needs_force() {
     assert_eq!(cluster.operator(update(limit(2.0), false)), Answer::Done);
     assert_eq!(cluster.operator(update(limit(1.0), true)), Answer::Done);
     drop(agent);
+}
+
+#[test]
+fn quotas_of_nested_roles_fit_into_that_of_their_parent() {
+    let mut cluster = Cluster::new();
+    cluster.agent("cpus:8;mem:1024");
+    let eng = || config("eng", &[("cpus", 4.0)], &[("cpus", 6.0)]);
+    let web = |cpus| config("eng/web", &[("cpus", cpus)], &[]);
+    let answer = cluster.operator(update(vec![eng(), web(2.0)], false));
+    assert_eq!(answer, Answer::Done);
+    for (configs, words) in [
+        // Together with eng/web, which is as it was.
+        (
+            vec![config("eng/db", &[("cpus", 2.5)], &[])],
+            "beneath role 'eng' come to 4.5, but its own guarantee is 4",
+        ),
+        (
+            vec![config("eng", &[("cpus", 1.0)], &[("cpus", 6.0)])],
+            "its own guarantee is 1",
+        ),
+        (
+            vec![config("eng", &[], &[("cpus", 1.5)])],
+            "its own limit is 1.5",
+        ),
+        // Guarantees beneath are part of what is above, so 4 and 5 are too much for 8, not 4, 2 and 5.
+        (vec![config("ops", &[("cpus", 5.0)], &[])], "come to cpus:9"),
+    ] {
+        for force in [false, true] {
+            if force && words.starts_with("come") {
+                continue;
+            }
+            let answer = cluster.operator(update(configs.clone(), force));
+            let (status, message) = refusal(&answer);
+            assert_eq!(status, 400, "{message}");
+            assert!(message.contains(words), "{message}");
+        }
+    }
+    assert_eq!(cluster.view().quotas.len(), 2);
+    let at_once = vec![
+        config("eng/db", &[("cpus", 2.5)], &[]),
+        config("eng", &[("cpus", 4.5)], &[("cpus", 6.0)]),
+    ];
+    assert_eq!(cluster.operator(update(at_once, false)), Answer::Done);
+    assert_eq!(
+        refusal(&cluster.operator(set("eng/x", "cpus:1", true))).0,
+        400
+    );
+    cluster.restart();
+    assert_eq!(cluster.view().quotas.len(), 3);
+}
+
+#[test]
+fn the_limit_of_a_parent_takes_offers_from_its_children() {
+    let mut cluster = Cluster::new();
+    cluster.agent("cpus:4;mem:1024");
+    cluster.agent("cpus:4;mem:1024");
+    let web = cluster.subscribe(in_role("web", "eng/web"));
+    assert_eq!(cpus(&cluster.offers(&web)), 8.0);
+    let nested = config("eng/web", &[], &[("cpus", 7.0)]);
+    let parent = config("eng", &[], &[("cpus", 3.0)]);
+    let answer = cluster.operator(update(vec![nested, parent], false));
+    assert_eq!(answer, Answer::Done);
+    let events = cluster.events(&web);
+    assert_eq!(rescinded(&events), 2);
+    assert_eq!(cpus(&cluster.offers(&web)), 3.0, "less than its own limit");
+    let db = cluster.subscribe(in_role("db", "eng/db"));
+    assert_eq!(cpus(&cluster.offers(&db)), 0.0);
+}
+
+#[test]
+fn a_limit_of_a_nested_role_below_what_is_consumed_needs_force() {
+    let mut cluster = Cluster::new();
+    cluster.agent("cpus:4;mem:1024");
+    let scheduler = cluster.subscribe(in_role("one", "a/x/deep"));
+    cluster.start(&scheduler, "t");
+    let limit = |cpus| vec![config("a/x", &[], &[("cpus", cpus)])];
+    let (status, message) = {
+        let answer = cluster.operator(update(limit(0.5), false));
+        let refused = refusal(&answer);
+        (refused.0, refused.1.to_owned())
+    };
+    assert_eq!(status, 400);
+    assert!(message.contains("'a/x' already consumes"), "{message}");
+    assert_eq!(cluster.operator(update(limit(0.5), true)), Answer::Done);
 }
 
 #[test]
