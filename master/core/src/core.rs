@@ -113,8 +113,6 @@ pub(crate) struct AgentState {
     pub(crate) executors: BTreeMap<(FrameworkKey, ExecutorId), ExecutorKey>,
     pub(crate) offers: BTreeSet<OfferKey>,
     pub(crate) operations: BTreeSet<OperationKey>,
-    /// Kills asked for while the agent was away.
-    pub(crate) kills: BTreeMap<(FrameworkKey, TaskId), Option<v1::KillPolicy>>,
     pub(crate) ping_sequence: u64,
     pub(crate) pings_unanswered: u32,
     /// When it is pinged next, or, while it is away, given up.
@@ -131,6 +129,9 @@ pub(crate) struct FrameworkState {
     pub(crate) offers: BTreeSet<OfferKey>,
     /// Those it gave an id, by that.
     pub(crate) operations: BTreeMap<String, OperationKey>,
+    /// What it wants killed of the tasks that have not ended, as it asked last. A link may be dead before anybody notices,
+    /// so what was sent over it is sent again over the next.
+    pub(crate) kills: BTreeMap<TaskId, Option<v1::KillPolicy>>,
     /// Oldest first.
     pub(crate) unreachable_order: VecDeque<TaskId>,
     /// When it is removed if its scheduler does not come back.

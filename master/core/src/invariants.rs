@@ -178,6 +178,18 @@ impl Core {
             (self.tasks.len(), self.tasks.len()),
             "lists of tasks have strangers"
         );
+        for (framework, state) in &self.framework_states {
+            for id in state.kills.keys() {
+                let lives = state
+                    .tasks
+                    .get(id)
+                    .is_some_and(|key| !self.tasks[*key].state().is_terminal());
+                let is_away = self.frameworks[*framework]
+                    .unreachable_tasks
+                    .contains_key(id);
+                assert!(lives || is_away, "a kill of {id}, which has ended");
+            }
+        }
         let away: usize = self.away_tasks.values().map(|tasks| tasks.len()).sum();
         let listed: usize = self
             .frameworks

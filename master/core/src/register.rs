@@ -286,7 +286,6 @@ impl Core {
                 executors: BTreeMap::new(),
                 offers: BTreeSet::new(),
                 operations: BTreeSet::new(),
-                kills: BTreeMap::new(),
                 ping_sequence: 0,
                 pings_unanswered: 0,
                 timer: None,
@@ -406,15 +405,52 @@ impl Core {
             let shutdown = link::ShutdownFramework { framework_id };
             self.send_to_agent(agent, to_agent::Body::ShutdownFramework(shutdown));
         }
-        for ((framework, task), policy) in std::mem::take(&mut self.agent_state(agent).kills) {
-            self.send_kill(agent, framework, &task, policy);
-        }
-        self.allocator.remove_agent(agent.into());
-        self.tell_allocator(agent);
+        self.tell_allocator_again(agent);
         self.metrics.count("master/slave_reregistrations");
     }
 
     fn tell_allocator(&mut self, agent: AgentKey) {
+        let (traits, used) = (self.traits_of(agent), self.used_on(agent));
+        let record = &self.agents[agent];
+        let active = record.active;
+        self.allocator
+            .add_agent(agent.into(), record.total.clone(), traits, &used);
+        self.allocator.set_agent_active(agent.into(), active);
+    }
+
+    /// The agent is what it was but for what it says of itself, so who refused it has done so still. Only if the
+    /// allocator has other holders on its list than there are does it begin anew.
+    fn tell_allocator_again(&mut self, agent: AgentKey) {
+        let key = agent.into();
+        let mut left = Some(self.allocator.total(key));
+        let mut holders: BTreeMap<_, Resources> = BTreeMap::new();
+        for (framework, role, resources) in self.used_on(agent) {
+            left = left.and_then(|left| left.checked_subtract(&resources));
+            let held = holders.entry((framework, role)).or_default();
+            held.add(&resources);
+        }
+        let agree = left == Some(self.allocator.available(key))
+            && holders.iter().all(|((framework, role), held)| {
+                self.allocator.held(key, *framework, role) == *held
+            });
+        if !agree {
+            self.tell_allocator(agent);
+            return;
+        }
+        let total = self.agents[agent].total.clone();
+        if self.allocator.total(key) != total {
+            self.allocator.update_agent_total(key, total);
+        }
+        let traits = self.traits_of(agent);
+        if self.allocator.traits(key) != Some(&traits) {
+            self.allocator.update_agent_traits(key, traits);
+        }
+        let active = self.agents[agent].active;
+        self.allocator.set_agent_active(key, active);
+    }
+
+    /// By whom and in which role what is used there.
+    fn used_on(&self, agent: AgentKey) -> Vec<(tepui_allocator::FrameworkKey, Role, Resources)> {
         let state = &self.agent_states[&agent];
         let of_tasks = state
             .tasks
@@ -436,21 +472,21 @@ impl Core {
                 executor.resources.clone(),
             )
         });
-        let used: Vec<_> = of_tasks.chain(of_executors).collect();
+        of_tasks.chain(of_executors).collect()
+    }
+
+    fn traits_of(&self, agent: AgentKey) -> AgentTraits {
+        let state = &self.agent_states[&agent];
         let record = &self.agents[agent];
         let domain = record.info.domain.as_ref();
         let fault_domain = domain.and_then(|domain| domain.fault_domain.as_ref());
-        let traits = AgentTraits {
+        AgentTraits {
             attributes: state.attributes.as_slice().into(),
             hostname: record.info.hostname.as_str().into(),
             region: fault_domain.map(|domain| domain.region.name.as_str().into()),
             zone: fault_domain.map(|domain| domain.zone.name.as_str().into()),
             remote: domain.is_some_and(|domain| self.is_in_another_region(domain)),
-        };
-        let active = record.active;
-        self.allocator
-            .add_agent(agent.into(), record.total.clone(), traits, &used);
-        self.allocator.set_agent_active(agent.into(), active);
+        }
     }
 
     /// Agents that do not say where they are count as being where the master is.
@@ -521,6 +557,7 @@ impl Core {
             }
             return None;
         }
+        let wanted_dead = self.framework_state(framework).kills.get(&id).copied();
         let returned = self.take_unreachable(framework, &id);
         let key = self.enter_reported(agent, framework, id, task);
         if matches!(origin, Origin::Unreachable | Origin::Unknown)
@@ -534,6 +571,9 @@ impl Core {
                 task.statuses.extend(since);
             }
             self.tell_returned(key, origin);
+            if let Some(policy) = wanted_dead {
+                self.want_killed(key, policy);
+            }
         }
         None
     }
@@ -675,6 +715,9 @@ impl Core {
                     let reported = told_state(task.state(), self.capabilities(framework));
                     if self.advance_task(key, reported) {
                         self.tell_task_reported(key);
+                    }
+                    if let Some(policy) = self.framework_state(framework).kills.get(&id).copied() {
+                        self.send_kill(agent, framework, &id, policy);
                     }
                 }
                 // This master launched all there is on the agent, so it has given this one up: it was lost when the

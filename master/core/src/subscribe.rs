@@ -284,6 +284,7 @@ impl Core {
                 executors: BTreeSet::new(),
                 offers: BTreeSet::new(),
                 operations: BTreeMap::new(),
+                kills: BTreeMap::new(),
                 unreachable_order: VecDeque::new(),
                 failover: None,
             },

@@ -83,6 +83,8 @@ impl Core {
         self.count_task_left(framework, current);
         self.count_task_entered(framework, state);
         if state.is_terminal() {
+            let id = self.tasks[key].id.clone();
+            self.framework_state(framework).kills.remove(&id);
             self.release_task(key);
         }
         true
@@ -122,7 +124,6 @@ impl Core {
         };
         let state = self.agent_state(task.agent);
         state.tasks.remove(&key);
-        state.kills.remove(&(task.framework, task.id.clone()));
         self.agents[task.agent].tasks -= 1;
         self.framework_state(task.framework).tasks.remove(&task.id);
         self.frameworks[task.framework].tasks -= 1;
@@ -132,6 +133,7 @@ impl Core {
         };
         match leaving {
             Leaving::Completed => {
+                self.framework_state(task.framework).kills.remove(&task.id);
                 self.count_task_left(task.framework, task.state());
                 self.frameworks[task.framework]
                     .completed_tasks
@@ -152,6 +154,7 @@ impl Core {
         wire: v1::Task,
     ) {
         if self.config.max_unreachable_tasks_per_framework == 0 {
+            self.framework_state(framework).kills.remove(&id);
             self.count_task_left(framework, wire.state());
             return;
         }
@@ -188,9 +191,9 @@ impl Core {
             return None;
         }
         let task = Arc::make_mut(&mut self.frameworks[framework].unreachable_tasks).remove(id)?;
-        self.framework_state(framework)
-            .unreachable_order
-            .retain(|other| other != id);
+        let state = self.framework_state(framework);
+        state.unreachable_order.retain(|other| other != id);
+        state.kills.remove(id);
         if let Some(tasks) = self.away_tasks.get_mut(task.agent_id.value.as_str()) {
             tasks.remove(&(framework, id.clone()));
             if tasks.is_empty() {

@@ -131,16 +131,23 @@ impl Core {
             self.reconcile(framework, &[call::reconcile::Task { task_id, agent_id }]);
             return;
         };
-        let (agent, id) = (self.tasks[key].agent, self.tasks[key].id.clone());
         if agent_id.is_some_and(|named| named.value != self.tasks[key].agent_id.as_str()) {
             return;
         }
+        self.want_killed(key, kill_policy);
+    }
+
+    /// Asks the task's agent to end it, now if it is there, and each time it comes back until the task has ended.
+    pub(crate) fn want_killed(&mut self, key: TaskKey, kill_policy: Option<v1::KillPolicy>) {
+        let task = &self.tasks[key];
+        let (agent, framework, id) = (task.agent, task.framework, task.id.clone());
+        if !task.state().is_terminal() {
+            self.framework_state(framework)
+                .kills
+                .insert(id.clone(), kill_policy);
+        }
         if self.agents[agent].connected {
             self.send_kill(agent, framework, &id, kill_policy);
-        } else {
-            self.agent_state(agent)
-                .kills
-                .insert((framework, id), kill_policy);
         }
     }
 

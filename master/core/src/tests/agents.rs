@@ -185,6 +185,44 @@ fn a_task_that_was_lost_with_the_link_is_killed_when_the_agent_is_back() {
 }
 
 #[test]
+fn who_refused_an_agent_refuses_it_still_when_its_link_is_a_new_one() {
+    let mut cluster = Cluster::new();
+    let agent = cluster.agent(MACHINE);
+    let scheduler = cluster.subscribe(info("one"));
+    cluster.start(&scheduler, "t");
+    let reported = tasks(&cluster);
+    cluster.advance(Duration::from_secs(6));
+    let left = cluster.offers(&scheduler);
+    assert_eq!(left.len(), 1, "what the task left");
+    cluster.call(&scheduler, decline(&left, Some(1000.0)));
+    cluster.cut(&agent);
+    let agent = cluster.register(reregister(&agent, MACHINE, reported.clone()));
+    cluster.settle();
+    assert_eq!(cluster.offers(&scheduler), []);
+
+    // A refusal is of what was offered: of an agent that has more it says nothing.
+    let larger = cluster.register(reregister(&agent, "cpus:64;mem:65536", reported.clone()));
+    cluster.settle();
+    let more = cluster.offers(&scheduler);
+    assert_eq!(more.len(), 1);
+    cluster.call(&scheduler, decline(&more, Some(1000.0)));
+
+    // Nor of an agent that is another one by what it says of itself.
+    let mut other = reregister(&larger, "cpus:64;mem:65536", reported);
+    other.agent.attributes = vec![v1::Attribute {
+        name: "rack".to_owned(),
+        r#type: v1::value::Type::Text.into(),
+        text: Some(v1::value::Text {
+            value: "r2".to_owned(),
+        }),
+        ..v1::Attribute::default()
+    }];
+    cluster.register(other);
+    cluster.settle();
+    assert_eq!(cluster.offers(&scheduler).len(), 1);
+}
+
+#[test]
 fn an_agent_that_answers_its_pings_stays() {
     let mut cluster = Cluster::new();
     let agent = cluster.agent(MACHINE);

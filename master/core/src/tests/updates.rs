@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tepui_api::link::{self, to_agent, to_master};
 use tepui_api::v1::TaskState::{
-    TaskFailed, TaskFinished, TaskGone, TaskLost, TaskRunning, TaskStaging, TaskStarting,
-    TaskUnknown,
+    TaskFailed, TaskFinished, TaskGone, TaskKilled, TaskLost, TaskRunning, TaskStaging,
+    TaskStarting, TaskUnknown,
 };
 use tepui_api::v1::scheduler::{Call, call};
 use tepui_api::v1::task_status::Reason;
@@ -197,6 +197,44 @@ fn a_kill_for_an_agent_that_is_away_is_remembered() {
     let messages = cluster.messages(&agent);
     assert!(
         matches!(messages.as_slice(), [to_agent::Body::Kill(kill)] if kill.task_id.value == "t")
+    );
+}
+
+#[test]
+fn a_kill_that_went_into_a_dead_link_is_sent_again_until_the_task_has_ended() {
+    let (mut cluster, agent, scheduler) = running();
+    let reported = vec![cluster.view().tasks.values().next().unwrap().wire.clone()];
+    let is_kill = |messages: &[to_agent::Body]| matches!(messages, [to_agent::Body::Kill(kill)] if kill.task_id.value == "t");
+    cluster.call(&scheduler, kill("t", None));
+    assert!(is_kill(&cluster.messages(&agent)), "into the void");
+    // Nobody has noticed that the link is dead when the agent dials again; nor that time.
+    let agent = cluster.register(reregister(&agent, "cpus:4;mem:1024", reported.clone()));
+    assert!(is_kill(&cluster.messages(&agent)));
+    let agent = cluster.register(reregister(&agent, "cpus:4;mem:1024", reported.clone()));
+    assert!(is_kill(&cluster.messages(&agent)));
+    cluster.update(&scheduler, &agent, "t", TaskKilled);
+    let ended = tepui_api::v1::Task {
+        state: TaskKilled.into(),
+        ..reported[0].clone()
+    };
+    let agent = cluster.register(reregister(&agent, "cpus:4;mem:1024", vec![ended]));
+    assert!(cluster.messages(&agent).is_empty(), "it has ended");
+}
+
+#[test]
+fn a_kill_waits_also_for_an_agent_that_is_given_up_and_returns() {
+    let mut cluster = Cluster::new();
+    let agent = cluster.agent("cpus:4;mem:1024");
+    let scheduler = cluster.subscribe(partition_aware("one"));
+    cluster.start(&scheduler, "t");
+    let reported = vec![cluster.view().tasks.values().next().unwrap().wire.clone()];
+    cluster.call(&scheduler, kill("t", None));
+    cluster.lose(&agent, &[]);
+    let agent = cluster.register(reregister(&agent, "cpus:4;mem:1024", reported));
+    let messages = cluster.messages(&agent);
+    assert!(
+        matches!(messages.as_slice(), [to_agent::Body::Kill(kill)] if kill.task_id.value == "t"),
+        "{messages:?}"
     );
 }
 
