@@ -245,7 +245,8 @@ impl Shared {
             let mut file = store.unfinished()?;
             std::io::copy(&mut std::fs::File::open(&output)?, file.as_file_mut())?;
             drop(scratch);
-            store.keep(file, &name, 0o400)
+            // Executors with users of their own read it; who does not know its name does not find it.
+            store.keep(file, &name, 0o444)
         });
         kept.await
             .map_err(|error| CompileError::NotRun(error.to_string()))?

@@ -10,6 +10,8 @@ use tepui_access::{Acls, Credential, Credentials};
 pub use tepui_agent_core::{Reconfiguration, Recover};
 use tokio_util::sync::CancellationToken;
 
+use crate::tenants::UserRange;
+
 /// Who has to prove who they are to the agent's own endpoint, and with what. Nobody by default.
 #[derive(Debug, Clone, Default)]
 pub struct Authentication {
@@ -96,6 +98,8 @@ pub struct Config {
     pub container_disk_watch_interval: Duration,
     /// Whether tasks and executors run as the user of their command or framework, where the agent is root.
     pub switch_user: bool,
+    /// The users wasm executors run as, one for each role; None leaves them the agent's.
+    pub executor_uids: Option<UserRange>,
     /// The pause before dialling the master again is any up to this, doubled each time it is in vain.
     pub registration_backoff_factor: Duration,
     /// Whether containers may be started by whoever reaches the agent, also from other machines and without credentials.
@@ -149,6 +153,7 @@ impl Default for Config {
             enforce_container_disk_quota: false,
             container_disk_watch_interval: Duration::from_secs(15),
             switch_user: true,
+            executor_uids: Some(UserRange::default()),
             registration_backoff_factor: Duration::from_secs(1),
             insecure: false,
             set_verbosity: None,

@@ -21,6 +21,8 @@ const DISK_UNKNOWN_MB: u64 = 10 * 1024;
 const PORTS: (u64, u64) = (31_000, 32_000);
 /// By which schedulers see how well tasks are kept apart here.
 pub(crate) const ISOLATION_ATTRIBUTE: &str = "tepui_isolation";
+/// By which they see what wasm executors are shut in with.
+pub(crate) const WALL_ATTRIBUTE: &str = "tepui_wall";
 
 /// The resources of the flag, completed.
 pub(crate) fn resources(
@@ -63,17 +65,23 @@ pub(crate) fn resources_wire(resources: &Resources) -> Vec<v1::Resource> {
     resources_to_wire(resources, ResourceFormat::Refined, None)
 }
 
-pub(crate) fn attributes(flag: &str, isolation: &str) -> Result<Vec<v1::Attribute>, ParseError> {
+pub(crate) fn attributes(
+    flag: &str,
+    isolation: &str,
+    wall: &str,
+) -> Result<Vec<v1::Attribute>, ParseError> {
     let mut attributes = attributes_to_wire(&parse_attributes(flag)?);
-    attributes.retain(|attribute| attribute.name != ISOLATION_ATTRIBUTE);
-    attributes.push(v1::Attribute {
-        name: ISOLATION_ATTRIBUTE.to_owned(),
-        r#type: v1::value::Type::Text.into(),
-        text: Some(v1::value::Text {
-            value: isolation.to_owned(),
-        }),
-        ..Default::default()
-    });
+    for (name, value) in [(ISOLATION_ATTRIBUTE, isolation), (WALL_ATTRIBUTE, wall)] {
+        attributes.retain(|attribute| attribute.name != name);
+        attributes.push(v1::Attribute {
+            name: name.to_owned(),
+            r#type: v1::value::Type::Text.into(),
+            text: Some(v1::value::Text {
+                value: value.to_owned(),
+            }),
+            ..Default::default()
+        });
+    }
     Ok(attributes)
 }
 
@@ -169,7 +177,12 @@ mod tests {
 
     #[test]
     fn the_isolation_is_the_agents_word_and_not_the_operators() {
-        let attributes = attributes("rack:a;tepui_isolation:perfect", "none").unwrap();
+        let attributes = attributes(
+            "rack:a;tepui_isolation:perfect;tepui_wall:high",
+            "none",
+            "low",
+        )
+        .unwrap();
         let texts: Vec<_> = attributes
             .iter()
             .map(|attribute| {
@@ -179,6 +192,11 @@ mod tests {
                 )
             })
             .collect();
-        assert_eq!(texts, [("rack", "a"), ("tepui_isolation", "none")]);
+        let expected = [
+            ("rack", "a"),
+            ("tepui_isolation", "none"),
+            ("tepui_wall", "low"),
+        ];
+        assert_eq!(texts, expected);
     }
 }

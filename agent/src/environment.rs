@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tepui_model::format_duration;
 
+use crate::wall::Wall;
+
 /// Where native programs are found, unless something says otherwise.
 pub(crate) const DEFAULT_PATH: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -16,6 +18,10 @@ pub(crate) const DEFAULT_PATH: &str =
 pub(crate) struct Surroundings {
     pub(crate) endpoint: SocketAddr,
     pub(crate) socket: PathBuf,
+    /// The socket that serves the executor API and nothing else, for executors that are shut in.
+    pub(crate) executor_socket: PathBuf,
+    /// What wasm executors are shut in with; `None` where nothing works.
+    pub(crate) wall: Option<Wall>,
     pub(crate) shutdown_grace_period: Duration,
     pub(crate) reregistration_timeout: Duration,
     pub(crate) recovery_timeout: Duration,

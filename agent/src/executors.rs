@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 use tepui_agent_core::{ExecutorKind, ExecutorRef, ExecutorView, Input, Limitation};
 use tepui_api::v1::{self, task_status::Reason};
 use tepui_model::{Resources, format_bytes};
+use tepui_wall::Plan;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
 use tokio::sync::mpsc;
@@ -28,7 +29,8 @@ use crate::environment::{DEFAULT_PATH, Executor, Surroundings, agent_of};
 use crate::owner::Event;
 use crate::prepare::{Preparer, add_variables};
 use crate::sandbox;
-use crate::user::{Identity, UserError, user_of};
+use crate::tenants::TenantError;
+use crate::user::{Identity, UserError, give_unless_theirs, user_of};
 
 /// What the kernel counts memory in, as resources do: binary megabytes.
 pub(crate) const MEGABYTE: f64 = 1_048_576.0;
@@ -111,6 +113,8 @@ enum StartError {
     Prepare(#[from] crate::prepare::PrepareError),
     #[error(transparent)]
     User(#[from] UserError),
+    #[error(transparent)]
+    Tenant(#[from] TenantError),
     #[error("the executor has no command")]
     NoCommand,
     #[error("the executor's cgroup could not be made: {0}")]
@@ -461,6 +465,15 @@ impl Shared {
         if let Some(identity) = &identity {
             identity.own(&path).await?;
         }
+        let wall = self.wall(order)?;
+        if let Some(user) = wall.as_ref().and_then(|plan| plan.user) {
+            let own = path.clone();
+            let given = tokio::task::spawn_blocking(move || give_unless_theirs(&own, user)).await;
+            given
+                .map_err(io::Error::other)
+                .and_then(|given| given)
+                .map_err(|error| UserError::Give(error.to_string()))?;
+        }
         let joins = match &running.group {
             Some(group) => {
                 let limits = self.limits(&order.resources);
@@ -489,11 +502,22 @@ impl Shared {
             .current_dir(&path)
             .env_clear()
             .envs(self.environment(order, running, &path, identity.is_some())?)
+            .envs(wall.map(|plan| (tepui_wall::VARIABLE, plan.to_text())))
             .stdin(Stdio::null())
             .stdout(output("stdout").map_err(failed)?)
             .stderr(output("stderr").map_err(failed)?);
         set_apart(&mut command, joins, identity);
         command.spawn().map_err(failed)
+    }
+
+    /// What the executor shuts itself in with: ours for wasm, which starts as the agent's user and lays that down.
+    fn wall(&self, order: &StartOrder) -> Result<Option<Plan>, TenantError> {
+        match &self.settings.surroundings.wall {
+            Some(wall) if order.kind == ExecutorKind::Wasm => {
+                wall.plan(&order.framework, &order.sandbox).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// As whom a framework's own executor runs. The built-in ones have to be root to start tasks as others.
@@ -554,6 +578,10 @@ impl Shared {
         if order.kind == ExecutorKind::Custom {
             add_variables(&mut environment, order.info.command.as_ref())?;
         } else {
+            if order.kind == ExecutorKind::Wasm {
+                let socket = self.settings.surroundings.executor_socket.to_string_lossy();
+                environment.insert("MESOS_DOMAIN_SOCKET".to_owned(), socket.into_owned());
+            }
             // What only our own understand.
             let work_dir = self.settings.work_dir.to_string_lossy().into_owned();
             environment.insert("TEPUI_WORK_DIR".to_owned(), work_dir);

@@ -73,6 +73,11 @@ impl Config {
                 "enforce_container_disk_quota",
                 self.enforce_container_disk_quota.to_string(),
             ),
+            (
+                "executor_uids",
+                self.executor_uids
+                    .map_or("none".to_owned(), |range| range.to_string()),
+            ),
             ("insecure", self.insecure.to_string()),
             ("ip", self.ip.to_string()),
             ("keep_tasks", self.keep_tasks_at_stop.to_string()),

@@ -38,6 +38,7 @@ mod metrics;
 mod operator;
 mod owner;
 mod pages;
+mod peer;
 mod persistent;
 mod prepare;
 mod reads;
@@ -50,6 +51,7 @@ mod shown;
 mod site;
 mod statistics;
 mod store;
+mod tenants;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -58,6 +60,7 @@ mod usage;
 mod user;
 mod verbosity;
 mod volumes;
+mod wall;
 mod watch;
 
 /// The level of Mesos's API this agent speaks: clients compare it part by part.
@@ -69,3 +72,4 @@ pub use link::{Authority, AuthorityError};
 pub use log::Log;
 pub use resources_flag::{Given, ResourcesError, read_resources};
 pub use server::{Running, run, start};
+pub use tenants::UserRange;

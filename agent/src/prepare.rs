@@ -20,7 +20,8 @@ use crate::kind::{self, Format, WordsError};
 use crate::persistent::{PersistentError, Volumes};
 use crate::sandbox;
 use crate::store::{self, Pin};
-use crate::user::{Identity, UserError, user_of};
+use crate::tenants::TenantError;
+use crate::user::{Identity, UserError, give_unless_theirs, user_of};
 use crate::volumes::{self, VolumeError};
 
 /// The limit by which a task asks to be metered.
@@ -48,6 +49,8 @@ pub(crate) enum PrepareError {
     Secret { name: String },
     #[error(transparent)]
     User(#[from] UserError),
+    #[error(transparent)]
+    Tenant(#[from] TenantError),
     #[error("{0}")]
     Compile(#[from] CompileError),
     #[error(transparent)]
@@ -191,9 +194,16 @@ impl Preparer {
         outcome
     }
 
-    /// Makes a native task's directory its user's.
+    /// Makes a task's directory its user's.
     async fn hand_over(&self, order: &Order, mut ready: Ready) -> Result<Ready, PrepareError> {
-        if ready.plan.body() != launch_plan::Body::Native || !self.switch_user {
+        if ready.plan.body() == launch_plan::Body::Wasm {
+            if let Some(user) = self.wasm_user(order)? {
+                let sandbox = PathBuf::from(&ready.plan.sandbox);
+                give_all(vec![sandbox], user).await?;
+            }
+            return Ok(ready);
+        }
+        if !self.switch_user {
             return Ok(ready);
         }
         let wasm = order
@@ -209,6 +219,14 @@ impl Preparer {
             ready.plan.user = Some(user.to_owned());
         }
         Ok(ready)
+    }
+
+    /// As whom the framework's wasm tasks run, if not as the agent's user.
+    fn wasm_user(&self, order: &Order) -> Result<Option<u32>, PrepareError> {
+        match &self.surroundings.wall {
+            Some(wall) => Ok(wall.user_of(&order.framework)?),
+            None => Ok(None),
+        }
     }
 
     async fn attempt(&self, order: &Order) -> Result<Ready, PrepareError> {
@@ -245,7 +263,19 @@ impl Preparer {
         let mounts = self.volumes.mount(&path, resources, body).await?;
         ready.plan.preopens = self.lay_volumes(order, path, body).await?;
         match body {
-            launch_plan::Body::Wasm => ready.plan.preopens.extend(mounts.into_iter().map(opened)),
+            launch_plan::Body::Wasm => {
+                if let Some(user) = self.wasm_user(order)? {
+                    let laid = ready.plan.preopens.iter();
+                    // Not those of the host, which are whose they are.
+                    let laid = laid
+                        .map(|volume| Path::new(&volume.host_path))
+                        .filter(|path| path.starts_with(&self.work_dir));
+                    let kept = mounts.iter().filter(|mount| !mount.read_only());
+                    let kept = kept.map(|mount| Path::new(&mount.host_path));
+                    give_all(laid.chain(kept).map(Path::to_path_buf).collect(), user).await?;
+                }
+                ready.plan.preopens.extend(mounts.into_iter().map(opened));
+            }
             launch_plan::Body::Native => ready.plan.mounts = mounts,
         }
         Ok(ready)
@@ -468,6 +498,19 @@ impl Preparer {
             Err(error) => Err(PrepareError::Sandbox(error.to_string())),
         }
     }
+}
+
+/// Makes directories, and all that is in them, a user's.
+async fn give_all(directories: Vec<PathBuf>, user: u32) -> Result<(), PrepareError> {
+    let giving = tokio::task::spawn_blocking(move || {
+        directories
+            .iter()
+            .try_for_each(|directory| give_unless_theirs(directory, user))
+    });
+    let given = giving
+        .await
+        .map_err(|error| UserError::Give(error.to_string()))?;
+    Ok(given.map_err(|error| UserError::Give(error.to_string()))?)
 }
 
 /// A volume as a directory that is opened for a guest; its sandbox is the root of what it sees.

@@ -14,6 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use tepui_agent_core::Core;
 use tepui_api::v1;
 use tepui_model::Role;
+use tepui_wall::{Access, Grant};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -36,10 +37,11 @@ use crate::link::{Authority, LinkSettings, keep_linked};
 use crate::owner::{Owner, Parts, live_sandboxes, now};
 use crate::persistent::Volumes;
 use crate::prepare::Preparer;
-use crate::serve::serve;
-use crate::site::{About, Site, router};
+use crate::serve::{self, serve};
+use crate::site::{About, Site, executor_router, router};
 use crate::store::Store;
 use crate::verbosity::Verbosity;
+use crate::wall::{self, Wall};
 use crate::watch::Watcher;
 
 /// Events that may wait for the owner before those who send them have to.
@@ -47,6 +49,9 @@ const INBOX: usize = 65_536;
 /// The longest path a unix socket can be bound to, less the final zero.
 const LONGEST_SOCKET_PATH: usize = 107;
 const SOCKET: &str = "agent.sock";
+/// Where executors that are shut in find the agent.
+const EXECUTOR_API: &str = "api";
+const EXECUTOR_SOCKET: &str = "executor.sock";
 
 /// An agent that runs.
 #[derive(Debug)]
@@ -106,16 +111,39 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         .with_context(|| format!("cannot listen on {}:{}", config.ip, config.port))?;
     let address = tcp.local_addr()?;
     let endpoint = reachable(address);
-    let (unix, socket) = bind_socket(&work_dir)?;
+    let (unix, socket) = bind_socket(&work_dir, SOCKET, 0o600)?;
+    // In a directory of its own, which stays the same when the socket is made anew: it is what executors are given.
+    let api = work_dir.join(EXECUTOR_API);
+    std::fs::create_dir_all(&api)?;
+    let (executor_unix, executor_socket) = bind_socket(&api, EXECUTOR_SOCKET, 0o666)?;
 
+    let resources = detect::resources_wire(&detect::resources(
+        &config.resources,
+        &default_role,
+        &work_dir,
+    )?);
+    let common = common_grants(&work_dir, &executor_socket, &resources);
+    let wall = {
+        let (program, work_dir) = (program.clone(), work_dir.clone());
+        let range = config.executor_uids.filter(|_| config.switch_user);
+        let finding = move || Wall::find(&program, &work_dir, range, common);
+        let found = tokio::task::spawn_blocking(finding).await?;
+        found.context("the users of earlier executors cannot be read")?
+    };
+    if !wall.as_ref().is_some_and(|wall| wall.standing().user) {
+        tracing::warn!(
+            "wasm executors run as this agent's user: a hole in the wasm runtime would be one in all of what it may do (attribute tepui_wall:{})",
+            wall::attribute(wall.as_ref())
+        );
+    }
     let info = v1::AgentInfo {
         hostname: config.hostname.clone().unwrap_or_else(detect::hostname),
-        resources: detect::resources_wire(&detect::resources(
-            &config.resources,
-            &default_role,
-            &work_dir,
-        )?),
-        attributes: detect::attributes(&config.attributes, layout.name())?,
+        resources,
+        attributes: detect::attributes(
+            &config.attributes,
+            layout.name(),
+            &wall::attribute(wall.as_ref()),
+        )?,
         port: Some(i32::from(address.port())),
         domain: config.domain.clone(),
         ..Default::default()
@@ -158,6 +186,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let surroundings = Arc::new(Surroundings {
         endpoint,
         socket: socket.clone(),
+        executor_socket: executor_socket.clone(),
+        wall: wall.clone(),
         shutdown_grace_period: config.executor_shutdown_grace_period,
         reregistration_timeout: config.executor_reregistration_timeout,
         recovery_timeout: config.recovery_timeout,
@@ -217,7 +247,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         events.clone(),
         watcher,
     );
-    let site = router(Site {
+    let site = Site {
         events: events.clone(),
         about: Arc::new(about),
         access: Arc::new(Access {
@@ -228,12 +258,22 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         executors: executors.clone(),
         containers: containers.clone(),
         verbosity: Verbosity::new(config.set_verbosity),
-    });
+    };
+    let executor_site = executor_router(site.clone());
+    let site = router(site);
+    let tenants = wall
+        .as_ref()
+        .and_then(Wall::range)
+        .map(|users| serve::Tenants {
+            users,
+            site: executor_site.clone(),
+        });
     // The parts stop one after the other, so each has a token of its own.
     let (stop_link, stop_http) = (CancellationToken::new(), CancellationToken::new());
     let servers = [
-        tokio::spawn(serve(tcp, site.clone(), stop_http.clone())),
-        tokio::spawn(serve(unix, site, stop_http.clone())),
+        tokio::spawn(serve(tcp, site.clone(), tenants, stop_http.clone())),
+        tokio::spawn(serve(unix, site, None, stop_http.clone())),
+        tokio::spawn(serve(executor_unix, executor_site, None, stop_http.clone())),
     ];
     let link_settings = LinkSettings {
         masters,
@@ -278,6 +318,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
             let _ = server.await;
         }
         let _ = std::fs::remove_file(&path);
+        let _ = std::fs::remove_file(&executor_socket);
         // All that was to be saved is on disk before the agent is gone.
         let _ = tokio::task::spawn_blocking(move || checkpoints.join()).await;
         reason.map_err(anyhow::Error::msg)
@@ -311,22 +352,46 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-fn bind_socket(work_dir: &Path) -> io::Result<(UnixListener, PathBuf)> {
-    let mut path = work_dir.join(SOCKET);
+/// What every wasm executor is given: the way to its agent, compiled code, and the disks volumes may lie on. Whose a volume
+/// is, its owner says.
+fn common_grants(work_dir: &Path, socket: &Path, resources: &[v1::Resource]) -> Vec<Grant> {
+    let read = |path: PathBuf| Grant {
+        path,
+        access: Access::Read,
+    };
+    let roots = resources.iter().filter_map(|resource| {
+        let source = resource.disk.as_ref()?.source.as_ref()?;
+        let of_path = source.path.as_ref().and_then(|path| path.root.clone());
+        of_path.or_else(|| source.mount.as_ref().and_then(|mount| mount.root.clone()))
+    });
+    [
+        read(compiled_directory(work_dir)),
+        read(socket.parent().unwrap_or(work_dir).to_path_buf()),
+    ]
+    .into_iter()
+    .chain(roots.map(|root| Grant {
+        path: PathBuf::from(root),
+        access: Access::Write,
+    }))
+    .collect()
+}
+
+fn bind_socket(directory: &Path, name: &str, mode: u32) -> io::Result<(UnixListener, PathBuf)> {
+    let mut path = directory.join(name);
     if path.as_os_str().len() > LONGEST_SOCKET_PATH {
         // The name of a socket is short by law; a private directory elsewhere will do.
         path = tempfile::Builder::new()
             .prefix("tepui-")
             .tempdir()?
             .keep()
-            .join(SOCKET);
+            .join(name);
     }
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let listener = UnixListener::bind(&path)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
     Ok((listener, path))
 }
 

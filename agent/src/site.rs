@@ -113,6 +113,23 @@ pub(crate) fn router(site: Site) -> Router {
         .with_state(site)
 }
 
+/// For executors alone: nothing an operator may do or see is there.
+pub(crate) fn executor_router(site: Site) -> Router {
+    let mut routes = Routes(Router::new());
+    routes.tree("/api/v1/executor", any(http::executor_call));
+    routes.0.fallback(not_for_executors).with_state(site)
+}
+
+async fn not_for_executors(uri: Uri) -> Refusal {
+    Refusal(
+        StatusCode::FORBIDDEN,
+        format!(
+            "An executor may use '/api/v1/executor' here, not '{}'",
+            uri.path()
+        ),
+    )
+}
+
 struct Routes(Router<Site>);
 
 impl Routes {

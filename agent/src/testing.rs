@@ -377,6 +377,8 @@ pub(crate) fn surroundings(work_dir: &std::path::Path) -> crate::environment::Su
     crate::environment::Surroundings {
         endpoint: "127.0.0.1:5051".parse().unwrap(),
         socket: work_dir.join("agent.sock"),
+        executor_socket: work_dir.join("api/executor.sock"),
+        wall: None,
         shutdown_grace_period: Duration::from_secs(5),
         reregistration_timeout: Duration::from_secs(2),
         recovery_timeout: Duration::from_secs(900),

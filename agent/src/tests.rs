@@ -23,6 +23,7 @@ PATH=/usr/bin:/bin
 case "$1 $2" in
   "compile --print-key") echo '{"plain":"p1","metered":"m1"}' ;;
   "compile --input") cp "$3" "$5" ;;
+  "wall ") exit 1 ;;
   *) env > "$MESOS_SANDBOX/new"; mv "$MESOS_SANDBOX/new" "$MESOS_SANDBOX/environment"; exec sleep 600 ;;
 esac
 "#;
@@ -323,7 +324,7 @@ async fn an_agent_says_what_it_has() {
         .iter()
         .map(|attribute| attribute.name.as_str())
         .collect();
-    assert_eq!(attributes, ["rack", "tepui_isolation"]);
+    assert_eq!(attributes, ["rack", "tepui_isolation", "tepui_wall"]);
     let address = bench.running.as_ref().unwrap().address;
     assert_eq!(register.endpoint, address.to_string());
     let client = reqwest::Client::builder()

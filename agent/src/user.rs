@@ -2,11 +2,14 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::unix::fs::lchown;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::unistd::{Gid, Uid, User, getgrouplist};
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid, User, fchown, fchownat, getgrouplist};
 use tepui_api::v1;
 
 #[derive(Debug, thiserror::Error)]
@@ -90,20 +93,49 @@ impl Identity {
     }
 }
 
-/// Nobody else is in the directory yet, so nothing changes while this walks through it.
-fn give(directory: PathBuf, user: u32, group: u32) -> io::Result<()> {
-    lchown(&directory, Some(user), Some(group))?;
-    let mut directories = vec![directory];
+/// Gives a directory and all that is in it away. The new owner's processes may be in it while this walks through: it holds
+/// every directory open and follows no name twice, so what they put in its way leads nowhere.
+pub(crate) fn give(directory: PathBuf, user: u32, group: u32) -> io::Result<()> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let (uid, gid) = (Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));
+    let mut directories = vec![nix::fcntl::open(&directory, flags, Mode::empty())?];
     while let Some(directory) = directories.pop() {
-        for entry in std::fs::read_dir(directory)? {
+        // Before what is in it, so that nothing new comes in that is not the new owner's.
+        fchown(&directory, uid, gid)?;
+        for entry in std::fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))? {
             let entry = entry?;
-            lchown(entry.path(), Some(user), Some(group))?;
+            let name = entry.file_name();
             if entry.file_type()?.is_dir() {
-                directories.push(entry.path());
+                match openat(&directory, name.as_os_str(), flags, Mode::empty()) {
+                    Ok(inner) => directories.push(inner),
+                    // It has just been replaced or taken away.
+                    Err(Errno::ENOTDIR | Errno::ELOOP | Errno::ENOENT) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+                continue;
+            }
+            let owned = fchownat(
+                &directory,
+                name.as_os_str(),
+                uid,
+                gid,
+                AtFlags::AT_SYMLINK_NOFOLLOW,
+            );
+            match owned {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(errno.into()),
             }
         }
     }
     Ok(())
+}
+
+/// Gives a directory away unless it is that user's already.
+pub(crate) fn give_unless_theirs(directory: &Path, user: u32) -> io::Result<()> {
+    if directory.symlink_metadata()?.uid() == user {
+        return Ok(());
+    }
+    give(directory.to_path_buf(), user, user)
 }
 
 #[cfg(test)]

@@ -56,6 +56,9 @@ enum Command {
     /// Run as the native executor of one framework (agents start it)
     #[command(hide = true, name = "executor-native")]
     ExecutorNative,
+    /// Try out the wall around executors (agents start it)
+    #[command(hide = true)]
+    Wall,
     /// Compile one module (agents start it)
     #[command(hide = true)]
     Compile(roles::Compile),
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Command::Artifact(artifact) => artifact.run(),
         Command::ExecutorWasm => roles::executor_wasm(),
         Command::ExecutorNative => roles::executor_native(),
+        Command::Wall => roles::wall(),
         Command::Compile(compile) => compile.run(),
     };
     match result {

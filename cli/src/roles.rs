@@ -209,12 +209,48 @@ pub(crate) struct Agent {
     #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
     switch_user: bool,
+    /// Users wasm executors run as, FIRST-LAST, one for each role, if this agent is root; `none` leaves them root
+    #[arg(long, default_value_t = ExecutorUsers::default(), value_name = "RANGE")]
+    executor_uids: ExecutorUsers,
+    /// The binary executors and compilers are started from; this one unless it is being tested
+    #[arg(long, hide = true)]
+    executor_program: Option<PathBuf>,
     /// Longest pause before the master is tried again for the first time; it doubles
     #[arg(long, default_value = "1secs", value_parser = duration)]
     registration_backoff_factor: Duration,
     /// At SIGTERM leave the tasks of checkpointing frameworks to the agent that is started next, for an upgrade
     #[arg(long)]
     keep_tasks: bool,
+}
+
+/// A range of users, or none.
+#[derive(Debug, Clone, Copy)]
+struct ExecutorUsers(Option<tepui_agent::UserRange>);
+
+impl Default for ExecutorUsers {
+    fn default() -> Self {
+        Self(Some(tepui_agent::UserRange::default()))
+    }
+}
+
+impl std::fmt::Display for ExecutorUsers {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(range) => range.fmt(formatter),
+            None => formatter.write_str("none"),
+        }
+    }
+}
+
+impl std::str::FromStr for ExecutorUsers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self(None)),
+            range => range.parse().map(|range| Self(Some(range))),
+        }
+    }
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy)]
@@ -302,6 +338,8 @@ impl Agent {
             config.enforce_container_disk_quota = self.enforce_container_disk_quota;
             config.container_disk_watch_interval = self.container_disk_watch_interval;
             config.switch_user = self.switch_user;
+            config.program = self.executor_program;
+            config.executor_uids = self.executor_uids.0;
             config.registration_backoff_factor = self.registration_backoff_factor;
             config.keep_tasks_at_stop = self.keep_tasks;
             config.insecure = self.insecure;
@@ -360,6 +398,13 @@ impl Compile {
 pub(crate) fn executor_wasm() -> anyhow::Result<ExitCode> {
     logging::start();
     tepui_executor_wasm::run().map(|()| ExitCode::SUCCESS)
+}
+
+/// Shuts itself in as the environment says and prints what stands: how an agent finds out what works on its machine.
+pub(crate) fn wall() -> anyhow::Result<ExitCode> {
+    let plan = tepui_wall::Plan::from_env()?.context("there is no plan in the environment")?;
+    println!("{}", serde_json::to_string(&plan.enter()?)?);
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) fn executor_native() -> anyhow::Result<ExitCode> {

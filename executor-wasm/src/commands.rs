@@ -1,28 +1,92 @@
-//! The commands of a task's checks. They are native: processes beside this one, in the task's sandbox and with its
-//! environment, and what they use is the executor's.
+//! The commands of a task's checks. They are native: processes of the [runner](crate::runner), in the task's sandbox and
+//! with its environment.
 
-use std::fs::{File, OpenOptions};
-use std::io;
+use std::collections::HashMap;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, User, geteuid};
 use tepui_api::v1::{CommandInfo, TaskInfo};
 use tepui_sdk_executor::{RunCommand, arguments_of, variables_of};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::runner::{Answer, Request, connected};
 
 /// Where programs are found; a wasm task has no PATH of its own unless it asks for one.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// What those who wait hear when the runner is gone.
+const GONE: &str = "the check's command cannot be run: the process that runs commands has ended";
+
+type Waiting = HashMap<u64, oneshot::Sender<Result<Option<i32>, String>>>;
+
+/// The way to the runner.
+pub(crate) struct Runner {
+    requests: mpsc::UnboundedSender<Request>,
+    /// `None` once it is gone.
+    waiting: Mutex<Option<Waiting>>,
+    last_id: AtomicU64,
+}
+
+impl Runner {
+    /// Must be called inside a runtime.
+    pub(crate) fn new(stream: UnixStream) -> std::io::Result<Arc<Self>> {
+        let (reading, mut writing) = connected(stream)?.into_split();
+        let (requests, mut asked) = mpsc::unbounded_channel::<Request>();
+        let runner = Arc::new(Self {
+            requests,
+            waiting: Mutex::new(Some(HashMap::new())),
+            last_id: AtomicU64::new(0),
+        });
+        tokio::spawn(async move {
+            while let Some(request) = asked.recv().await {
+                let mut line = serde_json::to_vec(&request).unwrap_or_default();
+                line.push(b'\n');
+                if writing.write_all(&line).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let heard = Arc::downgrade(&runner);
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(reading).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                let Some(runner) = heard.upgrade() else {
+                    return;
+                };
+                if let Ok(answer) = serde_json::from_str::<Answer>(&line)
+                    && let Some(waits) = runner
+                        .lock()
+                        .as_mut()
+                        .and_then(|all| all.remove(&answer.id))
+                {
+                    // Whoever asked may have lost interest.
+                    let _ = waits.send(answer.ended);
+                }
+            }
+            if let Some(runner) = heard.upgrade() {
+                // They hear of it by their senders being dropped.
+                runner.lock().take();
+            }
+        });
+        Ok(runner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 pub(crate) struct Commands {
+    runner: Arc<Runner>,
     sandbox: PathBuf,
     environment: Vec<(String, String)>,
     user: Option<String>,
 }
 
 impl Commands {
-    pub(crate) fn of(task: &TaskInfo) -> Self {
+    pub(crate) fn of(task: &TaskInfo, runner: &Arc<Runner>) -> Self {
         let plan = task.plan.as_ref();
         let set = plan.map(|plan| plan.environment.as_slice());
         let set = set.unwrap_or_default().iter();
@@ -31,6 +95,7 @@ impl Commands {
             .as_ref()
             .and_then(|command| command.user.clone());
         Self {
+            runner: Arc::clone(runner),
             sandbox: plan
                 .map(|plan| PathBuf::from(&plan.sandbox))
                 .unwrap_or_default(),
@@ -41,60 +106,52 @@ impl Commands {
             user: user.filter(|user| !user.is_empty()),
         }
     }
-
-    fn spawn(&self, command: &CommandInfo) -> io::Result<Leash> {
-        let arguments = arguments_of(command);
-        let (program, rest) = arguments
-            .split_first()
-            .ok_or_else(|| io::Error::other("the check has no command"))?;
-        let mut child = Command::new(program);
-        child
-            .args(rest)
-            .env_clear()
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .envs(variables_of(command))
-            .current_dir(&self.sandbox)
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(self.output("stdout")?)
-            .stderr(self.output("stderr")?);
-        if let Some(name) = self.user.as_ref().filter(|_| geteuid().is_root()) {
-            let user = User::from_name(name)?.ok_or_else(|| {
-                io::Error::other(format!("the user {name} does not exist on this agent"))
-            })?;
-            child.uid(user.uid.as_raw()).gid(user.gid.as_raw());
-        }
-        child.spawn().map(Leash)
-    }
-
-    fn output(&self, name: &str) -> io::Result<File> {
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(self.sandbox.join(name))
-    }
 }
 
 impl RunCommand for Commands {
     async fn run(&self, command: &CommandInfo) -> Result<Option<i32>, String> {
-        let mut leash = self
-            .spawn(command)
-            .map_err(|error| format!("the check's command cannot be run: {error}"))?;
-        let status = leash.0.wait().await.map_err(|error| error.to_string())?;
-        Ok(status.code())
+        let own = variables_of(command).map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let id = self.runner.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let request = Request::Run {
+            id,
+            arguments: arguments_of(command),
+            environment: self.environment.iter().cloned().chain(own).collect(),
+            sandbox: self.sandbox.clone(),
+            user: self.user.clone(),
+        };
+        let (answer, ended) = oneshot::channel();
+        match self.runner.lock().as_mut() {
+            Some(waiting) => drop(waiting.insert(id, answer)),
+            None => return Err(GONE.to_owned()),
+        }
+        let leash = Leash {
+            runner: &self.runner,
+            id,
+        };
+        if self.runner.requests.send(request).is_err() {
+            return Err(GONE.to_owned());
+        }
+        let ended = ended.await;
+        drop(leash);
+        ended.unwrap_or_else(|_| Err(GONE.to_owned()))
     }
 }
 
 /// Ends a command, and what it has started, when nobody waits for it any more.
-struct Leash(Child);
+struct Leash<'a> {
+    runner: &'a Runner,
+    id: u64,
+}
 
-impl Drop for Leash {
+impl Drop for Leash<'_> {
     fn drop(&mut self) {
-        // None once it was waited for: then its number may be somebody else's.
-        let leader = self.0.id().and_then(|pid| i32::try_from(pid).ok());
-        if let Some(leader) = leader {
-            // It may have ended by itself just now.
-            let _ = killpg(Pid::from_raw(leader), Signal::SIGKILL);
+        let waits = self
+            .runner
+            .lock()
+            .as_mut()
+            .and_then(|all| all.remove(&self.id));
+        if waits.is_some() {
+            let _ = self.runner.requests.send(Request::Kill { id: self.id });
         }
     }
 }

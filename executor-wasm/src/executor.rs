@@ -9,32 +9,43 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tepui_api::v1::framework_info::capability;
 use tepui_api::v1::{TaskInfo, TaskState, TaskStatus};
 use tepui_sdk_executor::{Checks, Condition, Config, Event, Handle, News, connect};
+use tepui_wall::Plan;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
 
-use crate::commands::Commands;
+use crate::commands::{Commands, Runner};
 use crate::governor::{Outcome, Progress, Runtime, Settings, TaskHandle};
-use crate::report;
 use crate::spec::TaskSpec;
 use crate::verdict::{Ending, Usage, bare, verdict};
+use crate::{report, runner};
 
 /// Runs as the wasm executor of one framework until the agent ends it or is gone. Reads the environment.
 pub fn run() -> anyhow::Result<()> {
-    // Nothing here ever needs more rights than it has.
-    nix::sys::prctl::set_no_new_privs()?;
     // Each task holds a directory open.
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     let config = Config::from_env()?;
-    let runtime = Runtime::new(&Settings::default())?;
+    let plan = Plan::from_env()?;
+    // While the host can still be looked at.
+    let settings = Settings::default();
+    let commands = runner::start(plan.as_ref())?;
+    match &plan {
+        Some(plan) => {
+            let standing = plan.enter()?;
+            tracing::info!(wall = %standing, "the executor is shut in");
+        }
+        // Nothing here ever needs more rights than it has.
+        None => nix::sys::prctl::set_no_new_privs()?,
+    }
+    let runtime = Runtime::new(&settings)?;
     let control = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    control.block_on(serve(config, &runtime));
+    control.block_on(async { serve(config, &runtime, Runner::new(commands)?).await })?;
     Ok(())
 }
 
-async fn serve(config: Config, runtime: &Runtime) {
+async fn serve(config: Config, runtime: &Runtime, commands: Arc<Runner>) -> std::io::Result<()> {
     let grace = config.shutdown_grace;
     let (handle, mut events) = connect(config);
     let tasks = Tasks(Arc::new(Shared {
@@ -44,6 +55,7 @@ async fn serve(config: Config, runtime: &Runtime) {
         tells_killing: AtomicBool::new(false),
         heard: watch::Sender::new(true),
         control: tokio::runtime::Handle::current(),
+        commands,
     }));
     let reporting = tokio::spawn(report::serve({
         let shared = Arc::clone(&tasks.0);
@@ -87,6 +99,7 @@ async fn serve(config: Config, runtime: &Runtime) {
         handle.drained(grace).await;
     }
     drop(events);
+    Ok(())
 }
 
 /// A task that has not ended.
@@ -118,6 +131,8 @@ struct Shared {
     heard: watch::Sender<bool>,
     /// Where checks are made; never among the guests.
     control: tokio::runtime::Handle,
+    /// Who runs their commands.
+    commands: Arc<Runner>,
 }
 
 impl Shared {
@@ -153,7 +168,11 @@ impl Shared {
             return;
         };
         let (sender, mut news) = mpsc::unbounded_channel();
-        let probing = checks.run(Commands::of(task), self.heard.subscribe(), sender);
+        let probing = checks.run(
+            Commands::of(task, &self.commands),
+            self.heard.subscribe(),
+            sender,
+        );
         let (shared, id) = (Arc::clone(self), task_id.clone());
         let telling = async move {
             while let Some(news) = news.recv().await {
@@ -457,7 +476,10 @@ mod tests {
         })
         .expect("threads");
         let served = tokio::spawn(async move {
-            serve(Config::new("f", "e", Address::Unix(socket)), &runtime).await;
+            let (runner, _nobody) = std::os::unix::net::UnixStream::pair().expect("a pair");
+            let runner = Runner::new(runner).expect("a runner");
+            let config = Config::new("f", "e", Address::Unix(socket));
+            serve(config, &runtime, runner).await.expect("no error");
         });
         agent.send(subscribed());
 

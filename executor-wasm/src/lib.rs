@@ -15,6 +15,7 @@ mod limits;
 mod modules;
 mod output;
 mod report;
+mod runner;
 mod spec;
 mod task;
 mod verdict;

@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tepui-api", &["tepui-model"]),
     ("tepui-allocator", &["tepui-model"]),
     ("tepui-fetch", &["tepui-model"]),
+    ("tepui-wall", &[]),
     (
         "tepui-sim",
         &[
@@ -52,12 +53,18 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tepui-api",
             "tepui-fetch",
             "tepui-agent-core",
+            "tepui-wall",
         ],
     ),
     ("tepui-sdk-executor", &["tepui-api", "tepui-model"]),
     (
         "tepui-executor-wasm",
-        &["tepui-api", "tepui-model", "tepui-sdk-executor"],
+        &[
+            "tepui-api",
+            "tepui-model",
+            "tepui-sdk-executor",
+            "tepui-wall",
+        ],
     ),
     (
         "tepui-executor-native",
@@ -78,9 +85,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tepui-executor-wasm",
             "tepui-executor-native",
             "tepui-sdk-scheduler",
+            "tepui-wall",
         ],
     ),
-    ("tepui-tests", &["tepui-api"]),
+    ("tepui-tests", &["tepui-api", "tepui-wall"]),
     (
         "tepui-bench",
         &[
