@@ -451,7 +451,7 @@ mod tests {
         );
         assert_eq!(
             plain.path().metadata().unwrap().permissions().mode() & 0o777,
-            0o400
+            0o444
         );
         let metered = bench.compiler.compile(&module, true).await.unwrap();
         assert_eq!(metered.name(), "abc-m1.cwasm");
