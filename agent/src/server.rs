@@ -14,7 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use tepui_agent_core::Core;
 use tepui_api::v1;
 use tepui_model::Role;
-use tepui_wall::{Access, Grant};
+use tepui_wall::Grant;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -357,7 +357,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 fn common_grants(work_dir: &Path, socket: &Path, resources: &[v1::Resource]) -> Vec<Grant> {
     let read = |path: PathBuf| Grant {
         path,
-        access: Access::Read,
+        access: tepui_wall::Access::Read,
     };
     let roots = resources.iter().filter_map(|resource| {
         let source = resource.disk.as_ref()?.source.as_ref()?;
@@ -371,7 +371,7 @@ fn common_grants(work_dir: &Path, socket: &Path, resources: &[v1::Resource]) -> 
     .into_iter()
     .chain(roots.map(|root| Grant {
         path: PathBuf::from(root),
-        access: Access::Write,
+        access: tepui_wall::Access::Write,
     }))
     .collect()
 }
