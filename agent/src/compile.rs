@@ -107,6 +107,18 @@ impl Compiler {
         }
     }
 
+    /// The module, by its sha256, of which a file of the store is a compiled form that can still be used.
+    pub(crate) async fn module_of<'a>(&self, file: &'a str) -> Option<&'a str> {
+        let (module, key) = file.strip_suffix(".cwasm")?.split_once('-')?;
+        let keys = self.keys().await.ok()?;
+        (key == keys.plain || key == keys.metered).then_some(module)
+    }
+
+    async fn keys(&self) -> Result<&Keys, CompileError> {
+        let keys = self.shared.keys.get_or_try_init(|| self.shared.ask_keys());
+        keys.await
+    }
+
     /// The compiled form of a module in the fetcher's store.
     pub(crate) async fn compile(&self, module: &Pin, metered: bool) -> Result<Pin, CompileError> {
         let limit = self.shared.limits.module_bytes;
@@ -116,11 +128,7 @@ impl Compiler {
                 limit,
             });
         }
-        let keys = self
-            .shared
-            .keys
-            .get_or_try_init(|| self.shared.ask_keys())
-            .await?;
+        let keys = self.keys().await?;
         let key = if metered { &keys.metered } else { &keys.plain };
         let name = format!("{}-{key}.cwasm", module.name());
         if let Some(pin) = self.shared.store.get(&name) {

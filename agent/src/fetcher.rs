@@ -220,7 +220,7 @@ fn digest_in_path(location: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-fn is_digest(text: &str) -> bool {
+pub(crate) fn is_digest(text: &str) -> bool {
     text.len() == DIGEST_LENGTH
         && text
             .bytes()

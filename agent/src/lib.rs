@@ -29,6 +29,7 @@ mod files_api;
 mod flags;
 mod follow;
 mod gc;
+mod holdings;
 mod http;
 mod kind;
 mod legacy;

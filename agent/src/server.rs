@@ -33,6 +33,7 @@ use crate::executors::{Executors, Settings};
 use crate::fetcher::Fetcher;
 use crate::files::FilesContext;
 use crate::gc::{self, Garbage};
+use crate::holdings;
 use crate::link::{Authority, LinkSettings, keep_linked};
 use crate::owner::{Owner, Parts, live_sandboxes, now};
 use crate::persistent::Volumes;
@@ -183,6 +184,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     };
     let compiled = Store::open(compiled_directory(&work_dir), config.cache_bytes)?;
     let fetched = Store::open(work_dir.join("fetch"), config.cache_bytes)?;
+    let compiler = Compiler::new(program.clone(), compiled.clone(), limits);
+    holdings::follow(&fetched, &compiled, compiler.clone(), events.clone());
     let surroundings = Arc::new(Surroundings {
         endpoint,
         socket: socket.clone(),
@@ -203,7 +206,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
             config.fetch_stall_timeout,
             config.frameworks_home.clone(),
         )?,
-        compiler: Compiler::new(program.clone(), compiled, limits),
+        compiler: compiler.clone(),
         surroundings: surroundings.clone(),
     };
     let settings = Settings {

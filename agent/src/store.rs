@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tempfile::NamedTempFile;
+use tokio::sync::mpsc::UnboundedSender;
 
 /// Unfinished files begin with this; what is found of them at start is what a crash left over.
 const UNFINISHED: &str = ".unfinished-";
@@ -27,8 +28,17 @@ struct Inner {
     state: Mutex<State>,
 }
 
+/// How what is in a store has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Change {
+    Kept { name: String, bytes: u64 },
+    Gone { name: String },
+}
+
 #[derive(Debug, Default)]
 struct State {
+    /// Who hears of every change.
+    follower: Option<UnboundedSender<Change>>,
     entries: BTreeMap<String, Entry>,
     /// The unpinned entries by when they were used last.
     idle: BTreeMap<u64, String>,
@@ -85,6 +95,16 @@ impl Store {
         });
         inner.evict(&mut inner.lock());
         Ok(Self { inner })
+    }
+
+    /// Tells what is there, and from then on what comes and goes.
+    pub(crate) fn follow(&self, follower: UnboundedSender<Change>) {
+        let mut state = self.inner.lock();
+        for (name, entry) in &state.entries {
+            let (name, bytes) = (name.clone(), entry.bytes);
+            let _ = follower.send(Change::Kept { name, bytes });
+        }
+        state.follower = Some(follower);
     }
 
     /// The file of that name, pinned.
@@ -185,6 +205,10 @@ impl State {
         self.uses += 1;
         self.total_bytes += bytes;
         self.idle.insert(self.uses, name.clone());
+        self.tell(|| Change::Kept {
+            name: name.clone(),
+            bytes,
+        });
         self.entries.insert(
             name,
             Entry {
@@ -199,6 +223,16 @@ impl State {
         if let Some(entry) = self.entries.remove(name) {
             self.total_bytes -= entry.bytes;
             self.idle.remove(&entry.used);
+            self.tell(|| Change::Gone {
+                name: name.to_owned(),
+            });
+        }
+    }
+
+    fn tell(&self, change: impl FnOnce() -> Change) {
+        if let Some(follower) = &self.follower {
+            // Nobody listens any more when the agent stops.
+            let _ = follower.send(change());
         }
     }
 

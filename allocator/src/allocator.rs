@@ -28,6 +28,8 @@ pub struct Allocator {
     pub(crate) woken: BTreeSet<FrameworkKey>,
     /// Those that asked for agents by name.
     pub(crate) wishing: BTreeSet<FrameworkKey>,
+    /// Those that prefer agents for what those hold.
+    pub(crate) preferring: BTreeSet<FrameworkKey>,
     /// Frameworks whose refusal of an agent has ended.
     pub(crate) ended: BTreeMap<AgentKey, BTreeSet<FrameworkKey>>,
     /// Agents on which somebody would have been given more but for a limit.
@@ -53,6 +55,7 @@ impl Allocator {
             fresh: AgentSet::default(),
             woken: BTreeSet::new(),
             wishing: BTreeSet::new(),
+            preferring: BTreeSet::new(),
             ended: BTreeMap::new(),
             limited: AgentSet::default(),
             guarded: AgentSet::default(),
@@ -143,6 +146,7 @@ impl Allocator {
         self.frameworks.remove(key);
         self.woken.remove(&key);
         self.wishing.remove(&key);
+        self.preferring.remove(&key);
     }
 
     /// How much a role counts for among its siblings; 1 for those never named here. Must be positive.
@@ -160,6 +164,20 @@ impl Allocator {
             } else {
                 self.wishing.insert(key);
             }
+        }
+    }
+
+    /// Agents that have more of what the framework works on than others, with how much, the most first, in place of those
+    /// before. When it is its turn, it is served from the first of them where it could be as well. This stays so
+    /// whatever it is given.
+    pub fn prefer(&mut self, key: FrameworkKey, preferred: Vec<(AgentKey, u64)>) {
+        if let Some(framework) = self.frameworks.get_mut(key) {
+            if preferred.is_empty() {
+                self.preferring.remove(&key);
+            } else {
+                self.preferring.insert(key);
+            }
+            framework.preferred = preferred.into();
         }
     }
 

@@ -37,6 +37,8 @@ pub(crate) struct Framework {
     pub(crate) offered: Amounts,
     /// The agents that it asked for by name, each with how much it asked for there.
     pub(crate) wishes: BTreeMap<AgentKey, Quantities>,
+    /// The agents that have most of what it works on, and how much, the most first.
+    pub(crate) preferred: Arc<[(AgentKey, u64)]>,
 }
 
 impl FrameworkTerms {

@@ -141,6 +141,9 @@ impl Allocator {
         }
         let wishing = self.wishing.iter();
         let wished = wishing.flat_map(|key| self.frameworks[*key].wishes.keys());
+        let preferring = self.preferring.iter();
+        let preferred = preferring.flat_map(|key| self.frameworks[*key].preferred.iter());
+        let wished = wished.chain(preferred.map(|(agent, _)| agent));
         Round {
             fresh: std::mem::take(&mut self.fresh),
             woken: std::mem::take(&mut self.woken),
@@ -211,16 +214,36 @@ impl Allocator {
         if round.wished.is_empty() {
             return None;
         }
-        let wishes = self.frameworks[framework].wishes.clone();
+        let record = &self.frameworks[framework];
+        let (wishes, preferred) = (record.wishes.clone(), record.preferred.clone());
         if wishes.contains_key(&other_than) {
             return None;
         }
-        wishes.into_iter().find_map(|(key, least)| {
-            let looked_at = round.wished.contains(&key) && self.free.contains(key);
-            let (holder, resources) = self.pick(key, &round.who(key)).filter(|_| looked_at)?;
-            let fits = holder.0 == framework && resources.quantities().contains(&least);
-            fits.then_some((key, holder, resources))
-        })
+        let wished = wishes.into_iter().find_map(|(key, least)| {
+            self.pick_wished(key, framework, round)
+                .filter(|(_, _, resources)| resources.quantities().contains(&least))
+        });
+        if wished.is_some() {
+            return wished;
+        }
+        let there = preferred.iter().find(|(key, _)| *key == other_than);
+        let there = there.map_or(0, |(_, amount)| *amount);
+        let mut better = preferred.iter().take_while(|(_, amount)| *amount > there);
+        better.find_map(|(key, _)| self.pick_wished(*key, framework, round))
+    }
+
+    /// What the framework is given on an agent that it would rather have, if it is its turn there.
+    fn pick_wished(
+        &mut self,
+        key: AgentKey,
+        framework: FrameworkKey,
+        round: &Round,
+    ) -> Option<(AgentKey, Holder, Resources)> {
+        if !round.wished.contains(&key) || !self.free.contains(key) {
+            return None;
+        }
+        let (holder, resources) = self.pick(key, &round.who(key))?;
+        (holder.0 == framework).then_some((key, holder, resources))
     }
 
     /// Books what somebody is given.

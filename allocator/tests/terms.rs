@@ -129,6 +129,36 @@ fn who_asked_for_an_agent_is_served_from_it_when_it_is_its_turn() {
     );
 }
 
+#[test]
+fn who_prefers_an_agent_is_served_from_the_best_that_is_free_and_gets_no_more_than_others() {
+    let mut cluster = Cluster::new();
+    cluster.framework(1, &["a"]);
+    cluster.framework(2, &["b"]);
+    let preferred = vec![(AgentKey(4), 70), (AgentKey(9), 60), (AgentKey(3), 50)];
+    cluster.allocator.prefer(FIRST, preferred);
+    for key in 1..=4 {
+        cluster.agent(key, "cpus:1;mem:64");
+    }
+    assert_eq!(
+        cluster.round(),
+        "1 as a on 4: cpus:1; mem:64\n2 as b on 1: cpus:1; mem:64\n\
+         1 as a on 3: cpus:1; mem:64\n2 as b on 2: cpus:1; mem:64"
+    );
+    // It is no better served from one that is as good, and what it prefers stays so.
+    cluster
+        .allocator
+        .prefer(FIRST, vec![(AgentKey(6), 5), (AgentKey(5), 5)]);
+    cluster.agent(5, "cpus:1;mem:64");
+    cluster.agent(6, "cpus:1;mem:64");
+    assert_eq!(
+        cluster.round(),
+        "1 as a on 5: cpus:1; mem:64\n2 as b on 6: cpus:1; mem:64"
+    );
+    // What the agents before it in order have cannot be taken from them.
+    cluster.allocator.remove_agent(AgentKey(6));
+    assert_eq!(cluster.round(), "");
+}
+
 /// Those with nothing are always first in order. With refusals shorter than a round among them, somebody further down
 /// would never be asked, did not each of them have to wait until all others have been.
 #[test]

@@ -28,7 +28,8 @@ use crate::owner::{Message as OwnerMessage, OperatorSubscription, Reply};
 use crate::shared::{Refusal, Shared, method_not_allowed};
 use crate::stream::{EventBody, Streamed};
 use crate::{
-    access, artifacts, legacy, legacy_writes, link, log, logs, metrics, operator, operator_events,
+    access, artifacts, holdings, legacy, legacy_writes, link, log, logs, metrics, operator,
+    operator_events,
 };
 
 const STREAM_ID: HeaderName = HeaderName::from_static("mesos-stream-id");
@@ -39,6 +40,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     routes.tree("/api/v1", any(operator_call));
     routes.exact("/api/v1/tepui/artifacts", any(artifacts::collection));
     routes.exact("/api/v1/tepui/artifacts/{sha256}", any(artifacts::member));
+    routes.exact("/api/v1/tepui/holdings", legacy_read(holdings::list));
     routes.exact("/artifacts/{sha256}", any(artifacts::download));
     routes.exact("/artifacts/{sha256}/{name}", any(artifacts::download_named));
     routes.exact("/api/v1/tepui/logs", any(logs::serve));

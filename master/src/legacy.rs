@@ -19,6 +19,7 @@ use tepui_master_core::{
 };
 use tepui_model::{Milli, Resources, Role};
 
+use crate::holdings::Summary as Holdings;
 use crate::http::Parameters;
 use crate::operator::{agent_pid, holdings, weight};
 use crate::shared::{Refusal, Shared};
@@ -88,6 +89,7 @@ impl Serialize for Agent<'_> {
         if let Some(domain) = &record.info.domain {
             map.serialize_entry("domain", &Message(domain))?;
         }
+        map.serialize_entry("tepui_holdings", &Holdings::of(&record.inventory))?;
         if let Some(time) = record.reregistered_ns {
             map.serialize_entry("reregistered_time", &seconds(time))?;
         }

@@ -11,6 +11,7 @@ mod body;
 mod config;
 mod connections;
 mod files;
+mod holdings;
 mod http;
 mod legacy;
 mod legacy_writes;

@@ -355,6 +355,7 @@ pub(crate) fn agent(
         deactivated: Some(deactivation.is_some()),
         drain_info: drain.map(|drain| drain.info),
         estimated_drain_start_time: drain.map(|drain| time(drain.started_ns)),
+        holdings: agent.inventory.iter().cloned().collect(),
         ..Default::default()
     }
 }

@@ -96,6 +96,14 @@ impl Role {
             .is_some_and(|rest| rest.starts_with('/'))
     }
 
+    /// Whether this role is one of the named, or beneath one of them.
+    pub fn is_within<'a>(&self, named: impl IntoIterator<Item = &'a str>) -> bool {
+        named.into_iter().any(|name| {
+            let rest = self.0.strip_prefix(name);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+    }
+
     /// The roles above this one, nearest first.
     pub fn ancestors(&self) -> impl Iterator<Item = Role> + '_ {
         self.0

@@ -139,6 +139,11 @@ pub enum Input {
     VolumeRemoved {
         directory: VolumeDirectory,
     },
+    /// The disk holds more, or something of another size, or less than before. Of what is gone only kind and name count.
+    Held {
+        held: Vec<ext::Holding>,
+        gone: Vec<ext::Holding>,
+    },
     /// The write is on disk, and so is every one handed out before it.
     Saved {
         key: SaveKey,

@@ -19,6 +19,7 @@ mod framework;
 mod group;
 pub mod input;
 mod invariants;
+mod inventory;
 mod launch;
 mod limits;
 mod link_state;

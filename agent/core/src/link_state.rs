@@ -94,6 +94,7 @@ impl Core {
                 .values()
                 .map(|operation| operation.wire.clone())
                 .collect(),
+            holdings: self.register_inventory(),
             ..link::Register::default()
         };
         for (id, framework) in self

@@ -15,6 +15,7 @@ use crate::effect::Effect;
 use crate::executor;
 use crate::framework::Framework;
 use crate::input::{ConnectionKey, ExecutorRef, Input, SaveKey, TaskRef};
+use crate::inventory::Inventory;
 use crate::operations::Holdings;
 use crate::past::Past;
 use crate::record::{AgentRecord, Path};
@@ -76,6 +77,7 @@ pub struct Core {
     pub(crate) draining: Option<Draining>,
     pub(crate) frameworks: BTreeMap<FrameworkId, Framework>,
     pub(crate) holdings: Holdings,
+    pub(crate) inventory: Inventory,
     pub(crate) connections: BTreeMap<ConnectionKey, ExecutorRef>,
     pub(crate) timers: Timers,
     pub(crate) saves: BTreeMap<SaveKey, Waiting>,
@@ -127,6 +129,7 @@ impl Core {
             } => self.on_executor_call(request, call, token.as_deref()),
             Input::ExecutorDisconnected { connection } => self.on_executor_disconnected(connection),
             Input::VolumeRemoved { directory } => self.on_volume_removed(&directory),
+            Input::Held { held, gone } => self.on_held(held, gone),
             Input::Saved { key } => self.on_saved(key),
         }
         self.settle();

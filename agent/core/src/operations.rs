@@ -277,6 +277,7 @@ impl Core {
         }
         self.holdings.total = total;
         self.holdings.total.add(&conversion.converted);
+        self.tell_inventory();
         Ok(())
     }
 

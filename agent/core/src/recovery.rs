@@ -15,6 +15,7 @@ use crate::config::{Config, Recover};
 use crate::executor::{Cause, Executor, Stage};
 use crate::framework::Framework;
 use crate::input::{ExecutorRef, Recovered, TaskRef};
+use crate::inventory::Inventory;
 use crate::machine::{Core, Link, Phase};
 use crate::operations::Holdings;
 use crate::past::Past;
@@ -63,6 +64,7 @@ impl Core {
             draining: None,
             frameworks: BTreeMap::new(),
             holdings: Holdings::default(),
+            inventory: Inventory::default(),
             connections: BTreeMap::new(),
             timers: Timers::default(),
             saves: BTreeMap::new(),

@@ -271,7 +271,7 @@ impl Core {
         self.allocator.suppress(framework.into(), &roles);
     }
 
-    /// Agents that the framework would rather have than others. What names no agent of this cluster, or an amount that
+    /// Agents that the framework would rather have than others, by name or for what they hold. What names no agent of this cluster, or an amount that
     /// is none, is passed over: a wish is nothing to be refused for.
     fn request(&mut self, framework: FrameworkKey, requests: &[v1::Request]) {
         let wishes = requests.iter().filter_map(|request| {
@@ -283,6 +283,7 @@ impl Core {
         });
         let wishes = wishes.collect();
         self.allocator.request(framework.into(), wishes);
+        self.note_asked_interest(framework, requests);
     }
 
     /// All of the framework's roles if none is named; nothing at all if one is not the framework's.

@@ -15,6 +15,8 @@ use crate::effect::{Answer, Effect, RegistryOperation};
 use crate::framework_info::Capabilities;
 use crate::history::History;
 use crate::input::{Input, LinkKey, PersistKey, RequestKey, StreamKey};
+use crate::interest::Interests;
+use crate::inventory::{Holders, Thing};
 use crate::inverse_offers::InverseOffers;
 use crate::keys::{AgentKey, ExecutorKey, FrameworkKey, OfferKey, OperationKey, TaskKey};
 use crate::maintenance::Maintenance;
@@ -56,6 +58,9 @@ pub struct Core {
     pub(crate) recovered_agents: Arc<BTreeMap<AgentId, Arc<v1::AgentInfo>>>,
     pub(crate) unreachable_agents: Arc<BTreeMap<AgentId, AwayAgent>>,
     pub(crate) gone_agents: Arc<BTreeMap<AgentId, AwayAgent>>,
+    /// Who holds what, of the agents in the table.
+    pub(crate) holders: BTreeMap<Thing, Holders>,
+    pub(crate) interests: Interests,
     /// Agents for which the registry is being told that they are unreachable or gone.
     pub(crate) marking: BTreeMap<AgentId, Marking>,
     pub(crate) removals: Removals,

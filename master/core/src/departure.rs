@@ -330,6 +330,7 @@ impl Core {
         };
         self.part_with_operations(agent, state, message);
         self.allocator.remove_agent(agent.into());
+        self.forget_inventory(agent);
         self.agent_states.remove(&agent);
         if let Some(record) = self.agents.remove(agent) {
             self.agent_by_id.remove(&record.id);

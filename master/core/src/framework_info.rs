@@ -8,6 +8,7 @@ use tepui_api::v1::framework_info::capability::Type as CapabilityType;
 use tepui_model::{IdError, Role, RoleError, check_id};
 
 use crate::config::Config;
+use crate::interest::{MOST_INPUTS, is_sound};
 use crate::terms::{self, Minimums, RoleConstraints};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -70,6 +71,12 @@ pub(crate) enum FrameworkInvalid {
     FailoverTimeout { seconds: f64 },
     #[error("User 'root' is not allowed to run frameworks without root_submissions set")]
     RootUser,
+    #[error("'FrameworkInfo.inputs' has {count} entries; at most {MOST_INPUTS} are allowed")]
+    Inputs { count: usize },
+    #[error(
+        "'FrameworkInfo.inputs' has an entry that is neither a sha256 in 64 hexadecimal digits nor the name of a data set"
+    )]
+    Input,
     #[error("Suppressed role '{role}' is not in the list of roles of the framework")]
     SuppressedRole { role: String },
     #[error(
@@ -115,6 +122,13 @@ pub(crate) fn check(
     }
     if info.user == "root" && !config.root_submissions {
         return Err(FrameworkInvalid::RootUser);
+    }
+    if info.inputs.len() > MOST_INPUTS {
+        let count = info.inputs.len();
+        return Err(FrameworkInvalid::Inputs { count });
+    }
+    if !info.inputs.iter().all(is_sound) {
+        return Err(FrameworkInvalid::Input);
     }
     let minimums = terms::minimums(info, &roles)?;
     let mut suppressed = BTreeSet::new();

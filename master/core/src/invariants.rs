@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tepui_model::{Resources, Role};
 
 use crate::core::{Core, StreamState};
+use crate::inventory::{Holders, Thing, bytes_of};
 use crate::keys::{AgentKey, FrameworkKey};
 use crate::wire::additive;
 
@@ -18,7 +19,24 @@ impl Core {
         self.check_held();
         self.check_management();
         self.check_operations();
+        self.check_holders();
         self.allocator.check_invariants();
+    }
+
+    fn check_holders(&self) {
+        let mut counted: BTreeMap<&Thing, Holders> = BTreeMap::new();
+        for (agent, record) in self.agents.iter() {
+            for thing in record.inventory.things() {
+                let holding = record.inventory.thing(thing).map_or(0, bytes_of);
+                counted.entry(thing).or_default().insert(agent, holding);
+            }
+        }
+        let known: BTreeMap<&Thing, Holders> = self
+            .holders
+            .iter()
+            .map(|(thing, holders)| (thing, holders.clone()))
+            .collect();
+        assert_eq!(known, counted, "who holds what");
     }
 
     fn check_management(&self) {

@@ -51,6 +51,7 @@ impl Core {
     pub(crate) fn make_offers(&mut self) {
         let mut made: BTreeMap<FrameworkKey, Vec<v1::Offer>> = BTreeMap::new();
         self.metrics.count("allocator/mesos/allocation_runs");
+        self.rank_agents();
         for allocation in self.allocator.allocate(self.now.tick) {
             let allocator::Allocation {
                 framework,
@@ -173,6 +174,7 @@ impl Core {
             unavailability: self.unavailability(agent),
             allocation_info: told_role.map(wire::allocation_info),
             domain: record.info.domain.clone(),
+            locality: self.locality(framework, agent, role),
         }
     }
 

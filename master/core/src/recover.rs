@@ -17,6 +17,7 @@ use crate::core::{Core, Minted, Pending, Timer};
 use crate::departure::Removals;
 use crate::framework_info;
 use crate::history::History;
+use crate::interest::Interests;
 use crate::inverse_offers::InverseOffers;
 use crate::maintenance::Maintenance;
 use crate::management::Management;
@@ -75,6 +76,8 @@ impl Core {
             registering: BTreeMap::new(),
             registering_by_id: BTreeMap::new(),
             recovered_agents: Arc::default(),
+            holders: BTreeMap::new(),
+            interests: Interests::default(),
             unreachable_agents: Arc::default(),
             gone_agents: Arc::default(),
             marking: BTreeMap::new(),

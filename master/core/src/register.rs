@@ -15,6 +15,7 @@ use crate::departure::GONE;
 use crate::effect::{Effect, RegistryOperation};
 use crate::framework_info;
 use crate::input::{LinkKey, PersistKey};
+use crate::inventory::Inventory;
 use crate::keys::{AgentKey, FrameworkKey, TaskKey};
 use crate::messages::told_state;
 use crate::subscribe::failover_timeout;
@@ -252,6 +253,7 @@ impl Core {
             endpoint,
             boot_id,
             operations,
+            holdings,
             ..
         } = register;
         let info = with_id(&info, &id);
@@ -274,7 +276,9 @@ impl Core {
             used: Resources::new(),
             offered: Resources::new(),
             tasks: 0,
+            inventory: Inventory::default(),
         });
+        self.replace_inventory(agent, holdings);
         self.agent_by_id.insert(id.clone(), agent);
         self.links.insert(link, agent);
         self.agent_states.insert(
@@ -370,6 +374,7 @@ impl Core {
             endpoint,
             boot_id,
             operations,
+            holdings,
             ..
         } = register;
         let id = self.agents[agent].id.clone();
@@ -393,6 +398,7 @@ impl Core {
         record.reregistered_ns = Some(now_ns);
         record.total = total;
         self.links.insert(link, agent);
+        self.replace_inventory(agent, holdings);
         self.welcome(agent);
         self.adopt_frameworks(&frameworks);
         self.remember_given_up(&id, &tasks);

@@ -82,6 +82,7 @@ impl Core {
         }
         self.orphan_operations(framework);
         self.allocator.remove_framework(framework.into());
+        self.forget_interest(framework);
         self.framework_states.remove(&framework);
         self.framework_by_id.remove(&id);
         let Some(record) = self.frameworks.remove(framework) else {

@@ -235,6 +235,8 @@ impl Core {
         record.roles = Arc::new(checked.roles);
         record.suppressed = Arc::new(checked.suppressed);
         record.offer_constraints = constraints.map(Arc::new);
+        self.note_standing_interest(framework);
+        let record = &mut self.frameworks[framework];
         let info = record.info.clone();
         for agent in self.agents_of_framework(framework) {
             let framework = v1::FrameworkInfo::clone(&info);
@@ -291,6 +293,7 @@ impl Core {
         );
         self.allocator.add_framework(framework.into(), &terms);
         self.allocator.set_framework_active(framework.into(), false);
+        self.note_standing_interest(framework);
         framework
     }
 

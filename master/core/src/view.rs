@@ -10,6 +10,7 @@ use tepui_model::{AgentId, ExecutorId, FrameworkId, OfferId, Resources, Role, Ta
 
 use crate::history::History;
 use crate::input::LinkKey;
+use crate::inventory::Inventory;
 use crate::keys::{AgentKey, ExecutorKey, FrameworkKey, OfferKey, OperationKey, TaskKey};
 use crate::metrics::FrameworkMetrics;
 use crate::slab::Table;
@@ -66,6 +67,8 @@ pub struct AgentRecord {
     pub offered: Resources,
     /// Tasks in [`View::tasks`] on this agent.
     pub tasks: usize,
+    /// What its disk holds, as far as it tells.
+    pub inventory: Inventory,
 }
 
 /// An agent that is unreachable or gone.

@@ -5,6 +5,7 @@ mod executor_calls;
 mod executor_life;
 mod groups;
 mod harness;
+mod inventory;
 mod limits;
 mod link;
 mod operations;

@@ -190,6 +190,13 @@ fn what_was_made_outlives_the_agents_process_without_checkpointing() {
     apply(&mut agent, 1, "A", reserve(&disk));
     let effects = apply(&mut agent, 2, "A", create(&volume("v")));
     assert_eq!(volume_effects(&effects), ["make volumes/roles/web a/v"]);
+    let held = to_master(&effects).into_iter().find_map(|body| match body {
+        to_master::Body::Holdings(holdings) => holdings.held.into_iter().next(),
+        _ => None,
+    });
+    let held = held.unwrap();
+    assert_eq!((held.name.as_str(), held.bytes()), ("v", 10 << 20));
+    assert_eq!(held.roles, ["web/a"]);
     let had = has(&agent);
     agent.restart();
     assert_eq!(has(&agent), had);

@@ -554,6 +554,7 @@ fn a_request_has_the_named_agent_offered_first() {
     let request = |agent: &str, resources: &str| v1::Request {
         agent_id: Some(agent.into()),
         resources: wire_resources(resources),
+        ..v1::Request::default()
     };
     let requests = vec![
         request(&agents[3].id, "cpus:1"),

@@ -10,6 +10,7 @@ mod groups;
 mod happenings;
 mod harness;
 mod launch;
+mod locality;
 mod maintenance;
 mod management;
 mod mirror;
