@@ -45,7 +45,7 @@ fn changes_are_told_once_and_all_of_it_with_each_registration() {
     );
     assert!(agent.apply(held(vec![a.clone()], Vec::new())).is_empty());
     let register = registration(&agent.apply(Input::LinkUp));
-    assert_eq!(register.holdings, [a.clone()]);
+    assert_eq!(register.holdings, std::slice::from_ref(&a));
     // Also while the registration waits for its answer.
     let effects = agent.apply(held(vec![b.clone(), a.clone()], Vec::new()));
     assert_eq!(told(&effects), ["+b"]);
