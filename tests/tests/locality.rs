@@ -1,4 +1,5 @@
 //! Tasks run where their bytes are: what agents tell they hold.
+#![allow(clippy::unwrap_used, reason = "all of this is test code")]
 
 use serde_json::Value;
 use tepui_tests::{Cluster, wait_until};
