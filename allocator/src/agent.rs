@@ -147,36 +147,11 @@ impl Agent {
         self.has_gpus
     }
 
-    /// The part of what is available that a framework may be offered in a role.
-    pub(crate) fn offerable(&self, role: &Role, capabilities: FrameworkCapabilities) -> Resources {
-        self.available.filter(|resource| {
-            capabilities.understand(resource) && resource.is_allocatable_to(role)
-        })
-    }
-
-    /// The roles for which all that is available is reserved; `None` if some of it is for everybody.
-    pub(crate) fn reserved_roles(&self) -> Option<BTreeSet<&Role>> {
-        let unshared = self
-            .available
-            .iter_counted()
-            .filter(|(resource, _)| !resource.shared);
-        unshared
-            .map(|(resource, _)| resource.reserved_role())
-            .collect()
-    }
-
     /// Takes resources out of what is available, on a holder's account.
     pub(crate) fn take(&mut self, holder: Holder, taken: &Resources) -> &mut Hold {
         self.available
             .subtract(&taken.filter(|resource| !resource.shared));
         self.hold(holder, taken)
-    }
-
-    /// Whether all may be offered to anybody, so that what is offerable is the same for all.
-    pub(crate) fn is_plain(&self) -> bool {
-        let mut available = self.available.iter_counted();
-        available
-            .all(|(resource, _)| !resource.is_reserved() && !resource.revocable && !resource.shared)
     }
 
     /// Puts resources, of which there are some, on a holder's account without regard to what is available.
@@ -190,36 +165,85 @@ impl Agent {
         hold
     }
 
-    pub(crate) fn refuses(&self, holder: Holder, offer: &Resources) -> bool {
-        self.filters
-            .get(&holder)
-            .is_some_and(|filters| filters.iter().any(|filter| filter.refused.contains(offer)))
+    /// Those of the holder's refusals that the offer falls under.
+    pub(crate) fn refusals(
+        &self,
+        holder: Holder,
+        offer: &Resources,
+    ) -> impl Iterator<Item = &Filter> {
+        let filters = self.filters.get(&holder).into_iter().flatten();
+        filters.filter(|filter| filter.refused.contains(offer))
     }
 }
 
-/// Whether an offer is worth making. Shared resources count for nothing here, or a volume in use would be offered alone,
-/// over and over.
+/// The part of what is available that a framework may be offered in a role.
+pub(crate) fn offerable(
+    available: &Resources,
+    role: &Role,
+    capabilities: FrameworkCapabilities,
+) -> Resources {
+    available
+        .filter(|resource| capabilities.understand(resource) && resource.is_allocatable_to(role))
+}
+
+/// The roles for which all that is available is reserved; `None` if some of it is for everybody.
+pub(crate) fn reserved_roles(available: &Resources) -> Option<BTreeSet<&Role>> {
+    let unshared = available
+        .iter_counted()
+        .filter(|(resource, _)| !resource.shared);
+    unshared
+        .map(|(resource, _)| resource.reserved_role())
+        .collect()
+}
+
+/// Whether all may be offered to anybody, so that what is offerable is the same for all.
+pub(crate) fn is_plain(available: &Resources) -> bool {
+    let mut available = available.iter_counted();
+    available
+        .all(|(resource, _)| !resource.is_reserved() && !resource.revocable && !resource.shared)
+}
+
+/// How much of something an offer has. Shared resources count for nothing here, or a volume in use would be offered
+/// alone, over and over.
+fn amount_in(offer: &Resources, name: &str) -> Milli {
+    let named = offer
+        .iter_counted()
+        .filter(|(resource, _)| !resource.shared && *resource.name == *name);
+    named
+        .map(|(resource, copies)| {
+            let amount = resource.quantity.amount().0;
+            Milli(amount.saturating_mul(i64::from(copies)))
+        })
+        .sum()
+}
+
+/// Whether an offer is worth making.
 pub(crate) fn is_worth_offering(offer: &Resources, minimums: &[Quantities]) -> bool {
-    let amount = |name: &str| -> Milli {
-        let named = offer
-            .iter_counted()
-            .filter(|(resource, _)| !resource.shared && *resource.name == *name);
-        named
-            .map(|(resource, copies)| {
-                Milli(
-                    resource
-                        .quantity
-                        .amount()
-                        .0
-                        .saturating_mul(i64::from(copies)),
-                )
-            })
-            .sum()
-    };
     if minimums.is_empty() {
         return offer.iter_counted().any(|(resource, _)| !resource.shared);
     }
-    minimums
-        .iter()
-        .any(|minimum| minimum.iter().all(|(name, least)| amount(name) >= least))
+    let holds = |minimum: &Quantities| {
+        let mut least = minimum.iter();
+        least.all(|(name, least)| amount_in(offer, name) >= least)
+    };
+    minimums.iter().any(holds)
+}
+
+/// What an offer lacks at the minimum that it comes nearest to; `None` if it is worth making.
+pub(crate) fn shortfall(offer: &Resources, minimums: &[Quantities]) -> Option<Quantities> {
+    if is_worth_offering(offer, minimums) {
+        return None;
+    }
+    let lacking = minimums.iter().map(|minimum| {
+        let mut part = 0.0;
+        let lacking = minimum.iter().map(|(name, least)| {
+            let lacking = least.saturating_sub(amount_in(offer, name));
+            part += lacking.to_f64() / least.to_f64();
+            (name.clone(), lacking)
+        });
+        let lacking: Quantities = lacking.collect();
+        (part, lacking)
+    });
+    let nearest = lacking.min_by(|left, right| left.0.total_cmp(&right.0));
+    Some(nearest.map_or_else(Quantities::new, |(_, lacking)| lacking))
 }

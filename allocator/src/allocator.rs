@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::framework::{Framework, FrameworkTerms, RoleTerms};
 use crate::keyed::{AgentSet, Slots};
 use crate::share::{Amounts, Names};
-use crate::tree::{NodeId, Tree};
+use crate::tree::{Client, NodeId, Tree};
 use crate::{AgentKey, FrameworkKey};
 
 #[derive(Debug)]
@@ -278,5 +278,20 @@ impl Allocator {
             .client(node, framework)
             .is_some_and(|client| client.subscribed && !client.terms.suppressed);
         self.tree.serve_client(node, framework, active && wants);
+        if !self.is_asking(framework)
+            && let Some(framework) = self.frameworks.get_mut(framework)
+        {
+            framework.waiting_since = None;
+        }
+    }
+
+    /// Whether the framework is to be served in any role.
+    pub(crate) fn is_asking(&self, key: FrameworkKey) -> bool {
+        let framework = self.frameworks.get(key);
+        let mut nodes = framework.into_iter().flat_map(|record| &record.clients);
+        nodes.any(|node| {
+            let client = self.tree.client(*node, key);
+            client.is_some_and(Client::is_served)
+        })
     }
 }

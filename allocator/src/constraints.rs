@@ -1,5 +1,6 @@
 //! Offer constraints: what a framework says about agents before it is offered any.
 
+use std::fmt;
 use std::sync::Arc;
 
 use regex::{Regex, RegexBuilder};
@@ -52,7 +53,11 @@ pub enum Predicate {
 
 /// A regular expression that has to match the whole text.
 #[derive(Debug, Clone)]
-pub struct Expression(Regex);
+pub struct Expression {
+    whole: Regex,
+    /// As it was given.
+    text: Box<str>,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConstraintsInvalid {
@@ -85,7 +90,39 @@ impl Constraints {
 
     pub fn admit(&self, agent: &AgentTraits) -> bool {
         let mut groups = self.0.iter();
-        groups.any(|group| group.iter().all(|constraint| constraint.holds(agent)))
+        groups.any(|group| first_failing(group, agent).is_none())
+    }
+
+    /// Of each group the first constraint that does not hold; none if the agent is admitted.
+    pub fn failing(&self, agent: &AgentTraits) -> Vec<&Constraint> {
+        let groups = self.0.iter().map(|group| first_failing(group, agent));
+        groups.collect::<Option<_>>().unwrap_or_default()
+    }
+}
+
+fn first_failing<'a>(group: &'a [Constraint], agent: &AgentTraits) -> Option<&'a Constraint> {
+    group.iter().find(|constraint| !constraint.holds(agent))
+}
+
+/// What it asks for, as an agent must be: `the attribute rack must be 'r1'`.
+impl fmt::Display for Constraint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.selector {
+            Selector::Attribute(name) => write!(formatter, "the attribute {name}"),
+            Selector::Hostname => write!(formatter, "the host's name"),
+            Selector::Region => write!(formatter, "the region"),
+            Selector::Zone => write!(formatter, "the zone"),
+        }?;
+        match &self.predicate {
+            Predicate::Exists => write!(formatter, " must be there"),
+            Predicate::NotExists => write!(formatter, " must not be there"),
+            Predicate::TextEquals(text) => write!(formatter, " must be '{text}'"),
+            Predicate::TextNotEquals(text) => write!(formatter, " must not be '{text}'"),
+            Predicate::TextMatches(expression) => write!(formatter, " must match '{expression}'"),
+            Predicate::TextNotMatches(expression) => {
+                write!(formatter, " must not match '{expression}'")
+            }
+        }
     }
 }
 
@@ -154,12 +191,21 @@ impl Expression {
         // Alone first, so that `a)|(b` does not become valid by the brackets put around it.
         compile(expression)
             .and_then(|_| compile(&format!("\\A(?:{expression})\\z")))
-            .map(Self)
+            .map(|whole| Self {
+                whole,
+                text: expression.into(),
+            })
             .map_err(|error| invalid(error.to_string()))
     }
 
     fn matches(&self, text: &str) -> bool {
-        self.0.is_match(text)
+        self.whole.is_match(text)
+    }
+}
+
+impl fmt::Display for Expression {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.text)
     }
 }
 
@@ -256,6 +302,18 @@ mod tests {
         let constraints = Constraints::new(groups).unwrap();
         assert!(constraints.admit(&agent("rack:r1;disk:ssd")));
         assert!(!constraints.admit(&agent("rack:r1;disk:hdd")));
+        let failing = |attributes: &str| {
+            let failing = constraints.failing(&agent(attributes)).into_iter();
+            failing.map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            failing("rack:r1;disk:hdd"),
+            [
+                "the attribute disk must be 'ssd'",
+                "the attribute rack must be 'r2'"
+            ]
+        );
+        assert!(failing("rack:r2").is_empty());
         assert!(constraints.admit(&agent("rack:r2;disk:hdd")));
         assert!(Constraints::new(vec![]).is_err());
         assert!(Constraints::new(vec![vec![]]).is_err());

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tepui_model::{Quantities, Role};
+use tepui_model::{Quantities, Role, Tick};
 
 use crate::AgentKey;
 use crate::config::FrameworkCapabilities;
@@ -35,6 +35,9 @@ pub(crate) struct Framework {
     /// The roles that it names or still holds something in.
     pub(crate) clients: BTreeSet<NodeId>,
     pub(crate) offered: Amounts,
+    /// When it was offered something for the last time, or began to ask. Unset while it does not ask, and until the
+    /// round after it began to.
+    pub(crate) waiting_since: Option<Tick>,
     /// The agents that it asked for by name, each with how much it asked for there.
     pub(crate) wishes: BTreeMap<AgentKey, Quantities>,
     /// The agents that have most of what it works on, and how much, the most first.

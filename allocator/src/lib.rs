@@ -12,6 +12,7 @@ mod allocator;
 mod config;
 mod constraints;
 mod copies;
+mod explain;
 mod framework;
 mod holding;
 mod invariants;
@@ -29,6 +30,7 @@ pub use config::{Config, FrameworkCapabilities};
 pub use constraints::{
     AgentTraits, Constraint, Constraints, ConstraintsInvalid, Expression, Predicate, Selector,
 };
+pub use explain::{Level, Obstacle, Reached, Refusal, Standing};
 pub use framework::{FrameworkTerms, RoleTerms};
 pub use holding::NotHeld;
 pub use promises::{Overpromised, guaranteed};

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use tepui_model::{Resources, Role};
+use tepui_model::{Resources, Role, Tick};
 
-use crate::agent::{Agent, Holder, is_worth_offering};
+use crate::agent::{Agent, Holder, is_plain, is_worth_offering, offerable, reserved_roles};
 use crate::allocator::Allocator;
 use crate::config::FrameworkCapabilities;
 use crate::framework::Framework;
@@ -16,6 +16,8 @@ use crate::{AgentKey, FrameworkKey};
 
 /// Above this many, a few waiting frameworks are no longer few, and walking the order is cheaper than sorting them.
 const FEW: usize = 32;
+/// How many are asked whether they would rather have an offer that lies open.
+const RIVALS: usize = 64;
 
 /// Who is next, and what of the agent it is offered.
 pub(crate) type Picked = (Holder, Resources);
@@ -35,7 +37,9 @@ pub(crate) enum PassedOver {
     OtherRegion,
     /// What is left for it is not worth an offer.
     TooLittle,
-    Refused,
+    Refused(Tick),
+    /// It has refused; the time of that is over, but the others have not all been asked yet.
+    OthersFirst,
     Constraints,
 }
 
@@ -59,10 +63,11 @@ struct Alike {
 pub(crate) struct Search<'a> {
     allocator: &'a Allocator,
     agent: &'a Agent,
+    available: &'a Resources,
     has_gpus: bool,
     is_plain: bool,
     last: Option<Offer>,
-    over_cap: Option<Picked>,
+    pub(crate) over_cap: Option<Picked>,
     kept_back: KeptBack,
 }
 
@@ -100,13 +105,39 @@ impl Allocator {
 
     /// The first in order, and who would be but for the cap on open offers.
     fn search(&mut self, key: AgentKey, who: &Who<'_>) -> (Option<Picked>, Option<Picked>) {
-        let mut search = Search::new(self, key);
+        let mut search = Search::new(self, &self.agents[key]);
         let found = search.run(who);
         let (over_cap, kept_back) = (search.over_cap, search.kept_back);
         if !self.tree.quotas.is_empty() {
             self.note_kept_back(key, who, kept_back);
         }
         (found, over_cap)
+    }
+
+    /// Whether another framework would take what this one lets lie in an open offer.
+    pub fn is_wanted_by_others(
+        &self,
+        key: AgentKey,
+        framework: FrameworkKey,
+        offer: &Resources,
+    ) -> bool {
+        let Some(agent) = self.agents.get(key).filter(|agent| agent.active) else {
+            return false;
+        };
+        let mut search = Search::within(self, agent, offer);
+        let mut rivals = 0;
+        let wanted = self.tree.walk(|node, rival| {
+            if rival == framework {
+                return ControlFlow::Continue(());
+            }
+            rivals += 1;
+            match search.judge(node, rival) {
+                Ok(_) => ControlFlow::Break(true),
+                Err(_) if rivals == RIVALS => ControlFlow::Break(false),
+                Err(_) => ControlFlow::Continue(()),
+            }
+        });
+        wanted == Some(true)
     }
 
     /// Whether there is room for an offer that is worth making: up to the limits on a role, before it eats from what is
@@ -136,13 +167,18 @@ impl Allocator {
 }
 
 impl<'a> Search<'a> {
-    pub(crate) fn new(allocator: &'a Allocator, key: AgentKey) -> Self {
-        let agent = &allocator.agents[key];
+    pub(crate) fn new(allocator: &'a Allocator, agent: &'a Agent) -> Self {
+        Self::within(allocator, agent, &agent.available)
+    }
+
+    /// As if these were what is available.
+    fn within(allocator: &'a Allocator, agent: &'a Agent, available: &'a Resources) -> Self {
         Self {
             allocator,
             agent,
+            available,
             has_gpus: allocator.config.filter_gpus && agent.has_gpus(),
-            is_plain: agent.is_plain(),
+            is_plain: is_plain(available),
             last: None,
             over_cap: None,
             kept_back: KeptBack::default(),
@@ -173,7 +209,7 @@ impl<'a> Search<'a> {
             let lacking = quotas.lacking_ids.iter();
             return Some(lacking.map(|id| quotas.role(*id)).collect());
         }
-        self.agent.reserved_roles()
+        reserved_roles(self.available)
     }
 
     fn visit(&mut self, node: NodeId, framework: FrameworkKey) -> ControlFlow<Picked> {
@@ -214,8 +250,13 @@ impl<'a> Search<'a> {
         if !is_worth_it {
             return Err(PassedOver::TooLittle);
         }
-        if agent.refuses((framework, node), &offer.resources) {
-            return Err(PassedOver::Refused);
+        let mut refusals = agent
+            .refusals((framework, node), &offer.resources)
+            .peekable();
+        if refusals.peek().is_some() {
+            let in_force = refusals.filter(|filter| !filter.lapsed);
+            let until = in_force.map(|filter| filter.until).max();
+            return Err(until.map_or(PassedOver::OthersFirst, PassedOver::Refused));
         }
         if !is_admitted(client, agent) {
             return Err(PassedOver::Constraints);
@@ -242,7 +283,7 @@ impl<'a> Search<'a> {
 
     fn make_offer(&mut self, alike: Alike, role: &Role) -> Offer {
         let allocator = self.allocator;
-        let mut resources = self.agent.offerable(role, alike.capabilities);
+        let mut resources = offerable(self.available, role, alike.capabilities);
         let quotas = &allocator.tree.quotas;
         if !quotas.is_empty() {
             let (allowed, kept_back) = quotas.allowed(&resources, alike.quota, &allocator.names);

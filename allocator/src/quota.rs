@@ -259,6 +259,18 @@ impl Quotas {
         Room { limits, head_room }
     }
 
+    /// The limit on the path that has the least left, with what is consumed of it, if that is what bounds the role.
+    pub(crate) fn reached(&self, id: Option<QuotaId>, number: usize) -> Option<(&Role, i64, i64)> {
+        let limits = self.path(id).filter_map(|account| {
+            let mut limits = account.limits.iter();
+            let (_, limit) = limits.find(|(limited, _)| *limited == number)?;
+            Some((&account.role, *limit, account.consumed.at(number)))
+        });
+        let tightest = limits.min_by_key(|(_, limit, consumed)| limit - consumed)?;
+        let (left, head_room) = self.room(id).of(number);
+        (left <= head_room).then_some(tightest)
+    }
+
     /// Whether giving back this much of one resource brings a limit nearer to being kept, or a guarantee nearer to
     /// having its head-room.
     pub(crate) fn would_help(&self, id: Option<QuotaId>, number: usize, amount: i64) -> bool {
@@ -329,6 +341,16 @@ impl Room {
                 .map_or((i64::MAX, 0), |number| self.of(number));
             limit.min(head_room) >= amount.0
         })
+    }
+
+    /// What there is room for, of everything that is free somewhere.
+    pub(crate) fn quantities(&self, names: &Names) -> Quantities {
+        let mut room = Amounts::default();
+        for number in 0..self.head_room.len() {
+            let (limit, head_room) = self.of(number);
+            room.add_at(number, limit.min(head_room).max(0));
+        }
+        names.quantities(&room)
     }
 
     fn of(&self, number: usize) -> (i64, i64) {

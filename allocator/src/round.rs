@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tepui_model::{Resources, Role, Tick};
 
-use crate::agent::Holder;
+use crate::agent::{Holder, is_plain};
 use crate::allocator::Allocator;
 use crate::framework::Framework;
 use crate::keyed::{AgentSet, Slots};
@@ -106,12 +106,17 @@ impl Allocator {
     pub fn allocate(&mut self, now: Tick) -> Vec<Allocation> {
         self.end_filters(now);
         self.tree.refresh();
+        for key in &self.woken {
+            if self.is_asking(*key) {
+                self.frameworks[*key].waiting_since.get_or_insert(now);
+            }
+        }
         let mut round = self.begin_round();
         let mut allocations = Vec::new();
         for key in self.candidates(&round) {
             round.wished.remove(&key);
             if !self.is_out_of_reach(key, &round) {
-                self.serve_from(key, &round, &mut allocations);
+                self.serve_from(key, now, &round, &mut allocations);
             }
         }
         self.tree.quotas.end_round();
@@ -182,7 +187,7 @@ impl Allocator {
         if !round.woken.is_empty()
             || round.fresh.contains(key)
             || round.ended.contains_key(&key)
-            || !self.agents[key].is_plain()
+            || !is_plain(&self.agents[key].available)
         {
             return false;
         }
@@ -193,13 +198,20 @@ impl Allocator {
         !guarded && !loosened
     }
 
-    fn serve_from(&mut self, key: AgentKey, round: &Round, allocations: &mut Vec<Allocation>) {
+    fn serve_from(
+        &mut self,
+        key: AgentKey,
+        now: Tick,
+        round: &Round,
+        allocations: &mut Vec<Allocation>,
+    ) {
         let who = round.who(key);
         while let Some((holder, resources)) = self.pick(key, &who) {
             let (agent, holder, resources) = match self.wished_instead(holder.0, key, round) {
                 Some((wished, holder, resources)) => (wished, holder, resources),
                 None => (key, holder, resources),
             };
+            self.frameworks[holder.0].waiting_since = Some(now);
             allocations.push(self.give(agent, holder, resources));
         }
     }

@@ -144,6 +144,18 @@ impl Names {
             .collect()
     }
 
+    /// Of what the amounts are the largest part of the total.
+    pub(crate) fn dominant(&self, amounts: &Amounts, total: &Amounts) -> Option<Arc<str>> {
+        let share = amounts.dominant_share(total);
+        let makes = |number: usize| {
+            let total = total.at(number);
+            total > 0 && amounts.at(number) as f64 / total as f64 == share
+        };
+        let mut numbers = (0..self.names.len()).filter(|number| makes(*number));
+        let first = numbers.next().filter(|_| share > 0.0)?;
+        Some(self.names[first].clone())
+    }
+
     /// As [`Names::amounts`], without those whose name was never met, for nobody has any of them.
     pub(crate) fn known_amounts(&self, resources: &Resources) -> Amounts {
         let mut amounts = Amounts::default();

@@ -412,6 +412,37 @@ impl Tree {
         ControlFlow::Continue(())
     }
 
+    /// Tells of everybody to be served which part of the cluster is theirs by the weights alone: each level is split
+    /// among those on it with somebody to serve.
+    pub(crate) fn entitle(&self, mut visit: impl FnMut(NodeId, FrameworkKey, f64)) {
+        self.entitle_beneath(ROOT, 1.0, &mut visit);
+    }
+
+    fn entitle_beneath(
+        &self,
+        id: NodeId,
+        part: f64,
+        visit: &mut impl FnMut(NodeId, FrameworkKey, f64),
+    ) {
+        let node = self.node(id);
+        let weight = |rank: &Rank| match rank.node {
+            own if own == id => 1.0,
+            child => self.node(child).weight,
+        };
+        let weights: f64 = node.order.iter().map(weight).sum();
+        for rank in &node.order {
+            let part = part * weight(rank) / weights;
+            if rank.node != id {
+                self.entitle_beneath(rank.node, part, visit);
+                continue;
+            }
+            let each = part / node.client_order.len() as f64;
+            for client in &node.client_order {
+                visit(id, client.framework, each);
+            }
+        }
+    }
+
     /// As [`Tree::walk`], but only through these roles and those beneath them, without looking at any others.
     pub(crate) fn walk_within<Found>(
         &self,
@@ -496,6 +527,10 @@ impl Tree {
 
     pub(crate) fn weight(&self, id: NodeId) -> f64 {
         self.node(id).weight
+    }
+
+    pub(crate) fn weight_of(&self, role: &Role) -> f64 {
+        self.weights.get(role).copied().unwrap_or(1.0)
     }
 
     pub(crate) fn live_nodes(&self) -> impl Iterator<Item = NodeId> {
