@@ -266,13 +266,16 @@ impl Allocator {
         levels.map(level).collect()
     }
 
-    /// What the framework refuses at present, by agent.
-    pub fn refusals(&self, framework: FrameworkKey) -> Vec<Refusal> {
+    /// On how many agents the framework refuses something, and what, on the first so many.
+    pub fn refusals(&self, framework: FrameworkKey, most: usize) -> (usize, Vec<Refusal>) {
+        let mut agents = 0;
         let mut refusals = Vec::new();
         for node in self.client_nodes(framework) {
             let record = self.tree.node(node);
-            let clients = record.clients[&framework].filtered.iter();
-            for agent in clients {
+            let filtered = &record.clients[&framework].filtered;
+            let left = most.saturating_sub(agents);
+            agents += filtered.len();
+            for agent in filtered.iter().take(left) {
                 let filters = self.agents[*agent].filters.get(&(framework, node));
                 refusals.extend(filters.into_iter().flatten().map(|filter| Refusal {
                     agent: *agent,
@@ -282,8 +285,7 @@ impl Allocator {
                 }));
             }
         }
-        refusals.sort_by_key(|refusal| refusal.agent);
-        refusals
+        (agents, refusals)
     }
 
     /// Of all who are asking: the part of the cluster that is theirs by the weights, over all their roles.

@@ -132,7 +132,7 @@ impl Allocator {
             }
             rivals += 1;
             match search.judge(node, rival) {
-                Ok(_) => ControlFlow::Break(true),
+                Ok(_) | Err(PassedOver::OthersFirst) => ControlFlow::Break(true),
                 Err(_) if rivals == RIVALS => ControlFlow::Break(false),
                 Err(_) => ControlFlow::Continue(()),
             }
@@ -250,16 +250,20 @@ impl<'a> Search<'a> {
         if !is_worth_it {
             return Err(PassedOver::TooLittle);
         }
-        let mut refusals = agent
-            .refusals((framework, node), &offer.resources)
-            .peekable();
-        if refusals.peek().is_some() {
-            let in_force = refusals.filter(|filter| !filter.lapsed);
-            let until = in_force.map(|filter| filter.until).max();
-            return Err(until.map_or(PassedOver::OthersFirst, PassedOver::Refused));
+        let mut lapsed = false;
+        let mut refused = None;
+        for filter in agent.refusals((framework, node), &offer.resources) {
+            lapsed |= filter.lapsed;
+            refused = refused.max(Some(filter.until).filter(|_| !filter.lapsed));
+        }
+        if let Some(until) = refused {
+            return Err(PassedOver::Refused(until));
         }
         if !is_admitted(client, agent) {
             return Err(PassedOver::Constraints);
+        }
+        if lapsed {
+            return Err(PassedOver::OthersFirst);
         }
         Ok(offer.resources.clone())
     }

@@ -68,8 +68,9 @@ fn a_refusal_is_told_with_its_end_and_afterwards_with_whose_turn_it_is() {
     cluster.allocate();
     let until = tepui_model::Tick(500);
     assert!(matches!(cluster.why(1, "a", 1), Obstacle::Refused { until: end } if end == until));
-    let refusals = cluster.allocator.refusals(FrameworkKey(1));
-    assert_eq!(refusals.len(), 1);
+    let (agents, refusals) = cluster.allocator.refusals(FrameworkKey(1), 9);
+    assert_eq!((agents, refusals.len()), (1, 1));
+    assert_eq!(cluster.allocator.refusals(FrameworkKey(1), 0).0, 1);
     assert_eq!((refusals[0].agent, refusals[0].until), (AgentKey(1), until));
     assert_eq!(refusals[0].refused, resources("cpus:2;mem:64"));
     cluster.framework(2, &["b"]);

@@ -22,6 +22,9 @@ pub(crate) struct MasterAllocation {
     /// Largest part of the cluster that one framework may hold in open offers while others wait, above 0 up to 1
     #[arg(long, value_name = "SHARE", value_parser = share)]
     offer_cap: Option<f64>,
+    /// How long an offer may lie open while another framework would take it
+    #[arg(long, default_value = "10secs", value_parser = duration)]
+    contended_offer_timeout: Duration,
     /// Keep agents with gpus for frameworks with the capability GPU_RESOURCES
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     filter_gpu_resources: bool,
@@ -52,6 +55,7 @@ impl MasterAllocation {
         core.allocation_interval = self.allocation_interval;
         core.allocator.min_allocatable = self.min_allocatable_resources;
         core.allocator.offer_cap = self.offer_cap;
+        core.contended_offer_timeout = Some(self.contended_offer_timeout);
         core.allocator.filter_gpus = self.filter_gpu_resources;
         core.roles = self.roles;
         core.weights = self.weights;

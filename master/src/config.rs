@@ -219,6 +219,9 @@ fn allocation_flags(core: &CoreConfig) -> Vec<(&'static str, String)> {
         ),
         ("role_sorter", "drf".to_owned()),
     ];
+    if let Some(timeout) = core.contended_offer_timeout {
+        flags.push(("contended_offer_timeout", format_duration(timeout)));
+    }
     if let Some(cap) = allocator.offer_cap {
         flags.push(("offer_cap", cap.to_string()));
     }

@@ -202,7 +202,8 @@ impl Pair {
                     .retain(|refusal| refusal.what.agent != key);
             }
             2 => {
-                let role = role(*random.pick(&ROLES));
+                let text = *random.pick(&ROLES);
+                let role = role(text);
                 let weight = (1 + random.below(40)) as f64 / 10.0;
                 self.cluster.allocator.set_weight(role.clone(), weight);
                 self.model.weights.insert(role, weight);
@@ -281,7 +282,8 @@ impl Pair {
             Some((held, role)) => (held.agent, held.resources.clone(), role.clone()),
             None => {
                 let agent = self.any_agent(random);
-                let receiver = role(*random.pick(&ROLES[..7]));
+                let text = *random.pick(&ROLES[..7]);
+                let receiver = role(text);
                 (agent, self.model.free_on(agent), receiver)
             }
         };

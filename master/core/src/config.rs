@@ -33,6 +33,8 @@ pub struct Config {
     /// Of unreachable ones and of gone ones each.
     pub registry_max_agent_count: usize,
     pub offer_timeout: Option<Duration>,
+    /// How long an offer may lie open while another framework would take it.
+    pub contended_offer_timeout: Option<Duration>,
     pub max_completed_frameworks: usize,
     pub max_completed_tasks_per_framework: usize,
     pub max_unreachable_tasks_per_framework: usize,
@@ -75,6 +77,7 @@ impl Default for Config {
             registry_max_agent_age: Duration::from_secs(14 * 24 * 60 * 60),
             registry_max_agent_count: 100 * 1024,
             offer_timeout: Some(Duration::from_secs(2 * 60)),
+            contended_offer_timeout: Some(Duration::from_secs(10)),
             max_completed_frameworks: 50,
             max_completed_tasks_per_framework: 1000,
             max_unreachable_tasks_per_framework: 1000,

@@ -159,6 +159,8 @@ pub(crate) enum StreamState {
 pub(crate) struct OfferState {
     pub(crate) number: u64,
     pub(crate) expires: Option<Tick>,
+    /// When it is next asked whether others would take it.
+    pub(crate) contended: Option<Tick>,
 }
 
 /// Everything the master waits for.
@@ -168,6 +170,8 @@ pub(crate) enum Timer {
     Allocate,
     /// An offer was left lying for too long.
     Offer(OfferKey),
+    /// An offer was left lying for so long that others may have it.
+    Contended(OfferKey),
     /// An agent is to be pinged, or has left too many pings unanswered.
     Ping(AgentKey),
     /// An agent whose link broke did not come back.
@@ -335,6 +339,7 @@ impl Core {
                     self.allocation_due = true;
                 }
                 Timer::Offer(offer) => self.on_offer_expired(offer),
+                Timer::Contended(offer) => self.on_offer_contended(offer),
                 Timer::Ping(agent) => self.on_ping_due(agent),
                 Timer::Reregister(agent) => self.on_reregister_timeout(agent),
                 Timer::Recovered => self.on_recovery_timeout(),

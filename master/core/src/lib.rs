@@ -19,6 +19,7 @@ mod config;
 mod core;
 mod departure;
 mod effect;
+mod explain;
 mod framework_info;
 mod happenings;
 mod history;
@@ -59,6 +60,7 @@ mod tests;
 pub use crate::config::Config;
 pub use crate::core::Core;
 pub use crate::effect::{Answer, Effect, RegistryOperation};
+pub use crate::explain::{FrameworkStanding, Party, Refused, Told};
 pub use crate::happenings::Happening;
 pub use crate::history::History;
 pub use crate::input::{Input, LinkKey, PersistKey, RequestKey, StreamKey};
@@ -72,4 +74,4 @@ pub use crate::view::{
     AgentRecord, AwayAgent, Deactivation, Drain, ExecutorRecord, FrameworkRecord, OfferRecord,
     OperationRecord, RoleRecord, TaskRecord, View,
 };
-pub use tepui_allocator::Quota;
+pub use tepui_allocator::{Level, Obstacle, Quota, Standing};

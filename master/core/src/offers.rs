@@ -126,16 +126,23 @@ impl Core {
             resources,
             offered_ns: self.now.wall_ns,
         });
-        let expires = self
-            .config
-            .offer_timeout
-            .map(|timeout| self.now.tick.after(timeout));
-        if let Some(expires) = expires {
-            self.timers.insert((expires, Timer::Offer(key)));
-        }
+        let after = |timeout: Option<Duration>| Some(self.now.tick.after(timeout?));
+        let expires = after(self.config.offer_timeout);
+        let contended = after(self.config.contended_offer_timeout);
+        let timers = [
+            expires.map(|at| (at, Timer::Offer(key))),
+            contended.map(|at| (at, Timer::Contended(key))),
+        ];
+        self.timers.extend(timers.into_iter().flatten());
         self.offer_by_number.insert(number, key);
-        self.offer_states
-            .insert(key, OfferState { number, expires });
+        self.offer_states.insert(
+            key,
+            OfferState {
+                number,
+                expires,
+                contended,
+            },
+        );
         self.agent_state(agent).offers.insert(key);
         self.framework_state(framework).offers.insert(key);
         self.invert_offers_of(agent);
@@ -194,10 +201,18 @@ impl Core {
     /// Closes an offer. What it held stays allocated to its framework; the caller says what becomes of it.
     pub(crate) fn take_offer(&mut self, key: OfferKey) -> Option<Arc<OfferRecord>> {
         let offer = self.offers.remove(key)?;
-        if let Some(OfferState { number, expires }) = self.offer_states.remove(&key) {
+        if let Some(OfferState {
+            number,
+            expires,
+            contended,
+        }) = self.offer_states.remove(&key)
+        {
             self.offer_by_number.remove(&number);
             if let Some(expires) = expires {
                 self.timers.remove(&(expires, Timer::Offer(key)));
+            }
+            if let Some(contended) = contended {
+                self.timers.remove(&(contended, Timer::Contended(key)));
             }
         }
         self.agent_state(offer.agent).offers.remove(&key);
@@ -223,10 +238,14 @@ impl Core {
     }
 
     pub(crate) fn rescind_offer(&mut self, key: OfferKey) {
+        self.rescind_refused(key, None);
+    }
+
+    fn rescind_refused(&mut self, key: OfferKey, refuse_until: Option<Tick>) {
         let Some(offer) = self.offers.get(key).cloned() else {
             return;
         };
-        self.discard_offer(key, None);
+        self.discard_offer(key, refuse_until);
         self.frameworks[offer.framework].metrics.offers_rescinded += 1;
         self.send(offer.framework, messages::rescind(&offer.id));
     }
@@ -257,7 +276,36 @@ impl Core {
     pub(crate) fn on_offer_expired(&mut self, key: OfferKey) {
         if let Some(state) = self.offer_states.get_mut(&key) {
             state.expires = None;
-            self.rescind_offer(key);
+            self.rescind_unanswered(key);
+        }
+    }
+
+    /// Others are asked before the one who let it lie is offered the same again.
+    fn rescind_unanswered(&mut self, key: OfferKey) {
+        let refuse_until = self.now.tick.after(self.config.allocation_delay);
+        self.rescind_refused(key, Some(refuse_until));
+    }
+
+    /// The offer has been open for a while. If others would take it, it goes to them.
+    pub(crate) fn on_offer_contended(&mut self, key: OfferKey) {
+        let (Some(offer), Some(timeout)) =
+            (self.offers.get(key), self.config.contended_offer_timeout)
+        else {
+            return;
+        };
+        let wanted = self.allocator.is_wanted_by_others(
+            offer.agent.into(),
+            offer.framework.into(),
+            &offer.resources,
+        );
+        let again = self.now.tick.after(timeout);
+        if let Some(state) = self.offer_states.get_mut(&key) {
+            state.contended = (!wanted).then_some(again);
+        }
+        if wanted {
+            self.rescind_unanswered(key);
+        } else {
+            self.timers.insert((again, Timer::Contended(key)));
         }
     }
 

@@ -163,6 +163,13 @@ impl<K: Key, T: Clone> Slab<K, T> {
         self.table.iter()
     }
 
+    /// As [`Slab::iter`], from a key on.
+    pub(crate) fn iter_from(&self, from: K) -> impl Iterator<Item = (K, &Arc<T>)> {
+        let end = (self.table.chunks.len() * CHUNK) as u32;
+        let keys = (from.index()..end).map(K::from_index);
+        keys.filter_map(|key| Some((key, self.get(key)?)))
+    }
+
     pub(crate) fn snapshot(&self) -> Table<K, T> {
         self.table.clone()
     }

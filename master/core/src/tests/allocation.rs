@@ -125,6 +125,26 @@ fn offers_are_rescinded_to_make_head_room_for_a_guarantee() {
 }
 
 #[test]
+fn an_offer_left_lying_goes_to_whoever_would_take_it() {
+    let mut cluster = Cluster::new();
+    cluster.agent("cpus:4;mem:1024");
+    let hoarder = cluster.subscribe(in_role("hoarder", "a"));
+    assert_eq!(cpus(&cluster.offers(&hoarder)), 4.0);
+    cluster.advance(Duration::from_secs(25));
+    assert_eq!(rescinded(&cluster.events(&hoarder)), 0, "nobody else asks");
+    let worker = cluster.subscribe(in_role("worker", "b"));
+    cluster.advance(Duration::from_secs(4));
+    assert_eq!(cluster.offers(&worker).len(), 0);
+    cluster.advance(Duration::from_secs(2));
+    assert_eq!(rescinded(&cluster.events(&hoarder)), 1);
+    let offers = cluster.offers(&worker);
+    assert_eq!(cpus(&offers), 4.0);
+    // The worker has answered nothing either, and now it is the other's turn.
+    cluster.advance(Duration::from_secs(11));
+    assert_eq!(cpus(&cluster.offers(&hoarder)), 4.0);
+}
+
+#[test]
 fn a_quota_survives_the_master() {
     let mut cluster = Cluster::new();
     let quota = config("a", &[("cpus", 1.0)], &[("cpus", 2.0), ("mem", 0.0)]);
