@@ -110,12 +110,16 @@ fn credentials(file: &str) -> Result<Credentials, String> {
 }
 
 fn acls(text: &str) -> Result<Acls, String> {
-    let text = if text.trim_start().starts_with('{') {
-        text.to_owned()
+    Acls::parse(&json(text)?).map_err(|error| error.to_string())
+}
+
+/// JSON as given, or what is in the file of that name.
+pub(crate) fn json(text: &str) -> Result<String, String> {
+    if text.trim_start().starts_with('{') {
+        Ok(text.to_owned())
     } else {
-        read(text)?
-    };
-    Acls::parse(&text).map_err(|error| error.to_string())
+        read(text)
+    }
 }
 
 fn read(file: &str) -> Result<String, String> {

@@ -3,13 +3,18 @@
 use std::time::Duration;
 
 use clap::Args;
-use tepui_master::CoreConfig;
+use tepui_master::{CallLimits, CoreConfig};
 use tepui_model::RateLimit;
 
+use crate::access::json;
 use crate::roles::duration;
 
 fn rate_limit(text: &str) -> Result<RateLimit, String> {
     tepui_model::parse_rate_limit(text).map_err(|error| error.to_string())
+}
+
+fn rate_limits(text: &str) -> Result<CallLimits, String> {
+    tepui_master::parse_rate_limits(&json(text)?).map_err(|error| error.to_string())
 }
 
 /// `100%` as 1.
@@ -59,6 +64,9 @@ pub(crate) struct Patience {
     /// How often a scheduler's stream carries a heartbeat; some clients give up after 10 s of silence
     #[arg(long, alias = "heartbeat-interval", default_value = "15secs", value_parser = duration)]
     scheduler_heartbeat_interval: Duration,
+    /// How often frameworks may call, by their principals: a file, or JSON as Mesos has it
+    #[arg(long, value_name = "FILE", value_parser = rate_limits)]
+    rate_limits: Option<CallLimits>,
 }
 
 impl Patience {
@@ -75,6 +83,7 @@ impl Patience {
         config.max_completed_tasks_per_framework = self.max_completed_tasks_per_framework;
         config.max_unreachable_tasks_per_framework = self.max_unreachable_tasks_per_framework;
         config.heartbeat_interval = self.scheduler_heartbeat_interval;
+        config.call_limits = self.rate_limits.unwrap_or_default();
     }
 }
 

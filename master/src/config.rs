@@ -8,6 +8,9 @@ use tepui_access::Credentials;
 use tepui_model::format_duration;
 use tokio_util::sync::CancellationToken;
 
+use crate::rate_limits;
+
+pub use tepui_master_core::CallLimits;
 /// The settings of the state machine: timeouts, histories, roles, the allocator.
 pub use tepui_master_core::Config as CoreConfig;
 
@@ -182,6 +185,9 @@ impl Config {
         }
         if let Some(limit) = core.agent_removal_rate_limit {
             flags.push(("agent_removal_rate_limit", limit.to_string()));
+        }
+        if let Some(limits) = rate_limits::show(&core.call_limits) {
+            flags.push(("rate_limits", limits));
         }
         if let Some(timeout) = core.offer_timeout {
             flags.push(("offer_timeout", format_duration(timeout)));

@@ -22,14 +22,16 @@ mod metrics;
 mod operator;
 mod operator_events;
 mod owner;
+mod rate_limits;
 mod server;
 mod shared;
 pub mod store;
 mod stream;
 
-pub use config::{Authentication, Config, CoreConfig};
+pub use config::{Authentication, CallLimits, Config, CoreConfig};
 pub use log::Log;
 pub use owner::OwnerError;
+pub use rate_limits::{RateLimitsError, parse_rate_limits};
 pub use server::{Running, StartError, run, start};
 
 /// The level of the Mesos API that is spoken; clients enable features by it.

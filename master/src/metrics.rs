@@ -123,6 +123,17 @@ fn collect(shared: &Shared, view: &View) -> BTreeMap<String, f64> {
         view.recovered_agents.len() as f64,
     );
     resources(view, &mut metrics);
+    for (principal, calls) in &view.calls {
+        let prefix = format!("frameworks/{principal}");
+        metrics.add(
+            &format!("{prefix}/messages_received"),
+            calls.received as f64,
+        );
+        metrics.add(
+            &format!("{prefix}/messages_processed"),
+            calls.processed as f64,
+        );
+    }
     for framework in view.frameworks.values() {
         of_framework(framework, &mut metrics);
     }

@@ -152,3 +152,62 @@ fn leaving_a_role_rescinds_its_offers() {
     assert_eq!(offer["allocation_info"]["role"], other);
     assert!(scheduler.next("RESCIND", Duration::from_secs(1)).is_none());
 }
+
+#[test]
+fn who_calls_too_often_waits_and_who_lets_too_many_calls_wait_gets_an_error() {
+    let limits = json!({ "limits": [{ "principal": "ann", "qps": 4.0, "capacity": 1 }] });
+    let cluster = Cluster::master_alone(&["--rate_limits", &limits.to_string()]);
+    let mut ann = Scheduler::subscribe(&cluster.master.address, json!({ "principal": "ann" }));
+    let bob = Scheduler::subscribe(&cluster.master.address, json!({ "principal": "bob" }));
+    let revive = json!({ "type": "REVIVE" });
+    // More at once than one that is carried out and one that waits: the others are refused.
+    let (master, id, stream) = (
+        cluster.master.address.clone(),
+        ann.framework_id.clone(),
+        ann.stream_id.clone(),
+    );
+    let call = || {
+        let body = json!({ "type": "REVIVE", "framework_id": { "value": id } }).to_string();
+        let headers = [
+            ("Content-Type", "application/json"),
+            ("Mesos-Stream-Id", stream.as_str()),
+        ];
+        let path = "/api/v1/scheduler";
+        let answer = request(&master, "POST", path, &headers, body.as_bytes());
+        answer.unwrap().status
+    };
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let calls: Vec<_> = (0..6).map(|_| scope.spawn(call)).collect();
+        calls.into_iter().map(|call| call.join().unwrap()).collect()
+    });
+    let count = |wanted: u16| statuses.iter().filter(|status| **status == wanted).count();
+    assert!(count(429) > 0 && count(202) > 1, "{statuses:?}");
+    assert_eq!(count(202) + count(429), 6, "{statuses:?}");
+    let error = ann.expect("ERROR");
+    assert_eq!(
+        error["error"]["message"],
+        "Message REVIVE dropped: capacity(1) exceeded"
+    );
+    for _ in 0..20 {
+        assert_eq!(bob.call(revive.clone()).status, 202);
+    }
+    let metrics = cluster.get("/metrics/snapshot").json();
+    assert_eq!(metrics["frameworks/ann/messages_received"], 6.0);
+    assert_eq!(
+        metrics["frameworks/ann/messages_processed"],
+        count(202) as f64
+    );
+    assert_eq!(metrics["frameworks/bob/messages_processed"], 20.0);
+    let flags = cluster.get("/flags").json();
+    assert!(
+        flags["flags"]["rate_limits"]
+            .as_str()
+            .unwrap()
+            .contains("ann")
+    );
+    let ended = cluster.tepui(&["master", "--port", "0", "--rate_limits", r#"{"limit": 1}"#]);
+    assert!(
+        ended.code != 0 && ended.stderr.contains("aggregate_default_qps"),
+        "{ended:?}"
+    );
+}

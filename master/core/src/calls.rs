@@ -13,6 +13,7 @@ use crate::core::Core;
 use crate::effect::Answer;
 use crate::input::{RequestKey, StreamKey};
 use crate::keys::FrameworkKey;
+use crate::throttle::Waiting;
 use crate::wire;
 
 /// Why a call is not carried out: an HTTP status and the sentence that goes with it.
@@ -48,6 +49,8 @@ pub(crate) enum CallRefused {
     Denied(#[from] Denied),
     #[error("'FrameworkInfo' is not valid: {0}")]
     FrameworkInfo(String),
+    #[error("Message {call} dropped: capacity({capacity}) exceeded")]
+    Capacity { call: &'static str, capacity: u64 },
     #[error("Updating the framework's {field} is not allowed")]
     Fixed { field: &'static str },
 }
@@ -56,6 +59,7 @@ impl CallRefused {
     pub(crate) fn status(&self) -> u16 {
         match self {
             Self::NotSubscribed | Self::Denied(_) => 403,
+            Self::Capacity { .. } => 429,
             Self::Unknown => 501,
             _ => 400,
         }
@@ -122,14 +126,23 @@ impl Core {
             call_type => {
                 let framework_id = present("framework_id", call.framework_id.take())?;
                 check_form(call_type, &call)?;
-                let framework = self.check_caller(&framework_id, principal, stream_id)?;
-                self.carry_out(request, framework, call_type, call)
+                let framework =
+                    self.check_caller(&framework_id, principal.clone(), stream_id.clone())?;
+                let waiting = Waiting {
+                    request,
+                    principal,
+                    stream_id,
+                    framework: framework_id,
+                    call_type,
+                    call,
+                };
+                self.carry_out_in_turn(framework, waiting)
             }
         }
     }
 
     /// In the order in which Mesos checks, so that a superseded scheduler hears the same.
-    fn check_caller(
+    pub(crate) fn check_caller(
         &self,
         framework_id: &v1::FrameworkId,
         principal: Option<String>,
@@ -162,7 +175,7 @@ impl Core {
         Ok(framework)
     }
 
-    fn carry_out(
+    pub(crate) fn carry_out(
         &mut self,
         request: RequestKey,
         framework: FrameworkKey,

@@ -7,6 +7,8 @@ use std::time::Duration;
 use tepui_access::Acls;
 use tepui_model::{RateLimit, Role};
 
+use crate::throttle::CallLimits;
+
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Differs each time a master starts; prefix of the ids it gives out.
@@ -48,6 +50,8 @@ pub struct Config {
     pub allocation_interval: Duration,
     /// After a restart every framework has at least this long to come back, whatever its failover timeout is.
     pub recovered_framework_grace: Duration,
+    /// How often frameworks may call; as often as they like by default.
+    pub call_limits: CallLimits,
     /// Who may do what; everybody everything by default.
     pub acls: Arc<Acls>,
     pub allocator: tepui_allocator::Config,
@@ -86,6 +90,7 @@ impl Default for Config {
             allocation_delay: Duration::from_millis(2),
             allocation_interval: Duration::from_millis(50),
             recovered_framework_grace: Duration::from_secs(60),
+            call_limits: CallLimits::default(),
             acls: Arc::default(),
             allocator: tepui_allocator::Config::default(),
             weights: BTreeMap::new(),

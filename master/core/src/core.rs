@@ -27,6 +27,7 @@ use crate::quota::NewQuotas;
 use crate::register::Registering;
 use crate::slab::Slab;
 use crate::subscribe::{Subscribing, UpdatingFramework};
+use crate::throttle::Throttles;
 use crate::view::{
     AgentRecord, AwayAgent, Deactivation, ExecutorRecord, FrameworkRecord, OfferRecord,
     OperationRecord, RoleRecord, TaskRecord, View,
@@ -92,6 +93,7 @@ pub struct Core {
     pub(crate) operations: Slab<OperationKey, OperationRecord>,
     pub(crate) operation_by_uuid: BTreeMap<Bytes, OperationKey>,
 
+    pub(crate) throttles: Throttles,
     pub(crate) weights: BTreeMap<Role, f64>,
     /// Somebody wants to hear of what happens.
     pub(crate) operators_listen: bool,
@@ -188,6 +190,8 @@ pub(crate) enum Timer {
     InverseFilter(AgentKey),
     /// A framework whose scheduler is away had its time to come back.
     Failover(FrameworkKey),
+    /// It is the turn of a call that had to wait, under the limit of that number.
+    Call(usize),
 }
 
 /// What is done once a write is on disk.
@@ -295,6 +299,7 @@ impl Core {
             roles,
             quotas: self.quotas.clone(),
             counters: self.counters(),
+            calls: self.throttles.counts.clone(),
         }
     }
 
@@ -348,6 +353,7 @@ impl Core {
                 Timer::InverseOffer(number) => self.on_inverse_offer_expired(number),
                 Timer::InverseFilter(agent) => self.invert_offers_of(agent),
                 Timer::Failover(framework) => self.on_failover_timeout(framework),
+                Timer::Call(limit) => self.on_turn(limit),
             }
         }
     }

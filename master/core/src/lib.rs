@@ -46,6 +46,7 @@ mod slab;
 mod subscribe;
 mod tasks;
 mod terms;
+mod throttle;
 mod updates;
 mod validate;
 mod validate_group;
@@ -70,6 +71,7 @@ pub use crate::metrics::{FrameworkMetrics, METRICS, Metric, TASK_STATES, Tally};
 pub use crate::quota::to_config as quota_config;
 pub use crate::recover::RecoverError;
 pub use crate::slab::Table;
+pub use crate::throttle::{CallCounts, CallLimit, CallLimits};
 pub use crate::view::{
     AgentRecord, AwayAgent, Deactivation, Drain, ExecutorRecord, FrameworkRecord, OfferRecord,
     OperationRecord, RoleRecord, TaskRecord, View,

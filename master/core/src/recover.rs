@@ -26,6 +26,7 @@ use crate::operator::weight_record;
 use crate::quota;
 use crate::slab::Slab;
 use crate::subscribe::{failover_timeout, framework_record};
+use crate::throttle::Throttles;
 use crate::view::{AwayAgent, Deactivation, Drain};
 use crate::wire;
 
@@ -87,6 +88,7 @@ impl Core {
             management: Management::default(),
             maintenance: Maintenance::default(),
             inverse_offers: InverseOffers::default(),
+            throttles: Throttles::new(&config.call_limits),
             away_tasks: BTreeMap::new(),
             given_up: BTreeMap::new(),
             frameworks: Slab::default(),

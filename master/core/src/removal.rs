@@ -94,6 +94,7 @@ impl Core {
         record.unregistered_ns = Some(self.now.wall_ns);
         record.unreachable_tasks = Arc::new(kept);
         let info = record.info.clone();
+        self.forget_call_counts(info.principal());
         self.tell_operators(|_| Happening::FrameworkRemoved(info));
         self.completed_ids.insert(id);
         if let Some(forgotten) = self.completed_frameworks.push(Arc::new(record)) {

@@ -14,6 +14,7 @@ use crate::inventory::Inventory;
 use crate::keys::{AgentKey, ExecutorKey, FrameworkKey, OfferKey, OperationKey, TaskKey};
 use crate::metrics::FrameworkMetrics;
 use crate::slab::Table;
+use crate::throttle::CallCounts;
 
 /// A snapshot. Cheap to take, cheap to clone, never changes.
 #[derive(Debug, Clone)]
@@ -44,6 +45,8 @@ pub struct View {
     pub quotas: Arc<BTreeMap<Role, Quota>>,
     /// Counters and gauges under Mesos's metric names.
     pub counters: Arc<BTreeMap<&'static str, u64>>,
+    /// Calls of the frameworks that are there, by their principals.
+    pub calls: BTreeMap<String, CallCounts>,
 }
 
 #[derive(Debug, Clone)]

@@ -249,13 +249,34 @@ impl Cluster {
         self.call_as(scheduler, None, Some(scheduler.stream_id.clone()), call)
     }
 
+    /// A call whose turn may not have come.
+    pub(super) fn ask(&mut self, scheduler: &Scheduler, call: Call) -> RequestKey {
+        self.ask_as(scheduler, None, Some(scheduler.stream_id.clone()), call)
+    }
+
+    pub(super) fn answered(&self, request: RequestKey) -> Option<Answer> {
+        self.answers.get(&request).cloned()
+    }
+
     pub(super) fn call_as(
         &mut self,
         scheduler: &Scheduler,
         principal: Option<String>,
         stream_id: Option<String>,
-        mut call: Call,
+        call: Call,
     ) -> Answer {
+        let request = self.ask_as(scheduler, principal, stream_id, call);
+        self.answered(request)
+            .expect("the disk is quick, so the answer is there")
+    }
+
+    fn ask_as(
+        &mut self,
+        scheduler: &Scheduler,
+        principal: Option<String>,
+        stream_id: Option<String>,
+        mut call: Call,
+    ) -> RequestKey {
         let request = RequestKey(self.number());
         call.framework_id = Some(scheduler.id.as_str().into());
         self.apply(Input::SchedulerCall {
@@ -265,10 +286,7 @@ impl Cluster {
             call: Box::new(call),
             new_stream: None,
         });
-        self.answers
-            .get(&request)
-            .cloned()
-            .expect("the disk is quick, so the answer is there")
+        request
     }
 
     /// A call whose answer may take its time.

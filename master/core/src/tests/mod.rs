@@ -17,4 +17,5 @@ mod mirror;
 mod operations;
 mod property;
 mod restart;
+mod throttle;
 mod updates;
