@@ -41,11 +41,11 @@ impl Realm {
         }
     }
 
-    /// `None` for what everybody may ask, and for executors, who have tokens.
+    /// `None` for what everybody may ask, and for executors and other agents, who have tokens.
     fn of(path: &str) -> Option<Self> {
         let path = bare(path);
         let is = |page: &str| is_at(path, page);
-        if is("/health") || is("/version") || is("/api/v1/executor") {
+        if is("/health") || is("/version") || is("/api/v1/executor") || is(crate::artifacts::PATH) {
             None
         } else if is("/api/v1") {
             Some(Self::Readwrite)

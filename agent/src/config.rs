@@ -57,8 +57,8 @@ pub struct Config {
     pub program: Option<PathBuf>,
     /// What the fetch cache and the compiled modules may take up, each.
     pub cache_bytes: u64,
-    /// A transfer of which nothing arrives for so long is given up.
-    pub fetch_stall_timeout: Duration,
+    /// What holds for transfers, and for sources that need to be told something.
+    pub fetch: tepui_fetch::Settings,
     /// Where URIs that are relative paths begin.
     pub frameworks_home: Option<PathBuf>,
     pub max_module_bytes: u64,
@@ -130,7 +130,7 @@ impl Default for Config {
             domain: None,
             program: None,
             cache_bytes: 2 << 30,
-            fetch_stall_timeout: Duration::from_secs(60),
+            fetch: tepui_fetch::Settings::default(),
             frameworks_home: None,
             max_module_bytes: 256 << 20,
             compile_workers: 1,

@@ -694,7 +694,6 @@ fn open_process(pid: u32) -> io::Result<OwnedFd> {
 mod tests {
     use super::*;
     use crate::compile::{CompileLimits, Compiler};
-    use crate::fetcher::Fetcher;
     use crate::persistent::Volumes;
     use crate::store::Store;
 
@@ -729,7 +728,7 @@ mod tests {
         let preparer = Preparer {
             work_dir: work_dir.to_path_buf(),
             switch_user: false,
-            fetcher: Fetcher::new(store("fetch"), Duration::from_secs(5), None).unwrap(),
+            fetcher: crate::testing::fetcher(store("fetch")),
             compiler: Compiler::new("/bin/false".into(), store("compiled"), limits),
             surroundings: surroundings.clone(),
             volumes: Volumes::start(work_dir.to_path_buf(), mpsc::channel(1).0).unwrap(),

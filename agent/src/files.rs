@@ -15,6 +15,7 @@ use tokio::task::AbortHandle;
 
 use crate::confine::Directory;
 use crate::follow::{follow, read_at};
+use crate::holders::Holders;
 use crate::owner::Event;
 use crate::sandbox;
 use crate::watch::Watcher;
@@ -105,6 +106,8 @@ pub(crate) struct FilesContext {
     pub(crate) work_dir: PathBuf,
     pub(crate) watcher: Watcher,
     pub(crate) events: mpsc::Sender<Event>,
+    /// Told of the link, and of what it brings of artifacts.
+    pub(crate) holders: Holders,
 }
 
 impl Files {
@@ -433,6 +436,7 @@ mod tests {
             work_dir,
             watcher: Watcher::new(),
             events,
+            holders: Holders::default(),
         });
         Bench {
             directory,

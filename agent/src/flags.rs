@@ -42,7 +42,7 @@ impl Config {
                 "status_update_retry_interval_min",
                 self.update_retry_minimum,
             ),
-            ("fetcher_stall_timeout", self.fetch_stall_timeout),
+            ("fetcher_stall_timeout", self.fetch.patience.stall),
         ];
         match intervals.iter().find(|(_, interval)| interval.is_zero()) {
             Some((name, _)) => Err(ConfigError::Zero(name)),
@@ -109,7 +109,7 @@ impl Config {
                 "executor_shutdown_grace_period",
                 self.executor_shutdown_grace_period,
             ),
-            ("fetcher_stall_timeout", self.fetch_stall_timeout),
+            ("fetcher_stall_timeout", self.fetch.patience.stall),
             ("gc_delay", self.gc_delay),
             ("recovery_timeout", self.recovery_timeout),
             (
@@ -126,6 +126,9 @@ impl Config {
             ),
         ];
         flags.extend(durations.map(|(name, value)| (name, format_duration(value))));
+        for (name, value) in self.fetch.flags() {
+            flags.insert(name, value);
+        }
         if let Some(hostname) = &self.hostname {
             flags.insert("hostname", hostname.clone());
         }

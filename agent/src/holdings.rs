@@ -9,9 +9,9 @@ use tepui_api::ext::holding::Kind;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use crate::compile::Compiler;
-use crate::fetcher::is_digest;
 use crate::owner::Event;
 use crate::store::{Change, Store};
+use tepui_fetch::is_digest;
 
 /// What changes within this time is told together.
 const GATHER: Duration = Duration::from_millis(100);

@@ -8,11 +8,13 @@
 //!              fetcher compile containment
 //! ```
 //!
-//! An agent dials its master and is never dialled by it; executors of the same machine come in, and operators.
+//! An agent dials its master and is never dialled by it; executors of the same machine come in, operators, and other agents
+//! that want what was fetched here.
 
 mod access;
 mod answer;
 mod archive;
+mod artifacts;
 mod checkpoint;
 mod compile;
 mod config;
@@ -29,6 +31,7 @@ mod files_api;
 mod flags;
 mod follow;
 mod gc;
+mod holders;
 mod holdings;
 mod http;
 mod kind;
@@ -62,6 +65,7 @@ mod user;
 mod verbosity;
 mod volumes;
 mod wall;
+mod wanted;
 mod watch;
 
 /// The level of Mesos's API this agent speaks: clients compare it part by part.

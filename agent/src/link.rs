@@ -260,7 +260,7 @@ async fn run_link(
     }
     tracing::info!(master = authority.0, "linked to the master");
     let stood = Instant::now();
-    let outcome = converse(link, response.into_body(), body, context).await;
+    let outcome = converse(link, authority, response.into_body(), body, context).await;
     drop(connection);
     if let Err(error) = outcome {
         tracing::info!(master = authority.0, %error, "the link broke");
@@ -290,6 +290,7 @@ async fn sentence(response: Response<Incoming>) -> String {
 /// Tells the owner of the link and of its end, whichever way it comes.
 async fn converse(
     link: u64,
+    authority: &Authority,
     incoming: Incoming,
     body: mpsc::Sender<Bytes>,
     context: &Arc<FilesContext>,
@@ -297,6 +298,7 @@ async fn converse(
     let (sender, queue) = mpsc::channel(QUEUE);
     let (file_sender, file_queue) = mpsc::channel(FILE_QUEUE);
     let close = CancellationToken::new();
+    let _linked = context.holders.linked(link, &authority.0, sender.clone());
     let guard = LinkGuard {
         link,
         events: context.events.clone(),
@@ -315,7 +317,7 @@ async fn converse(
     }
     let files = Files::new(context.clone(), file_sender);
     let outcome = tokio::select! {
-        outcome = read(incoming, &files, &context.events) => outcome,
+        outcome = read(incoming, &files, context) => outcome,
         () = write(queue, file_queue, body) => Ok(()),
         () = close.cancelled() => Ok(()),
     };
@@ -340,7 +342,7 @@ impl Drop for LinkGuard {
 async fn read(
     mut incoming: Incoming,
     files: &Files,
-    events: &mpsc::Sender<Event>,
+    context: &FilesContext,
 ) -> Result<(), LinkError> {
     let mut decoder = recordio::Decoder::new(MAX_RECORD_BYTES);
     while let Some(frame) = incoming.frame().await {
@@ -352,11 +354,17 @@ async fn read(
             let message: ToAgent =
                 proto::from_bytes(record).map_err(|error| LinkError::Message(error.to_string()))?;
             // What a newer master may say beyond what is known here is passed over.
-            let Some(body) = message.body.and_then(|body| files.take(body)) else {
+            let body = message.body.and_then(|body| files.take(body));
+            let Some(body) = body.and_then(|body| context.holders.take(body)) else {
                 continue;
             };
             let input = Input::FromMaster(ToAgent { body: Some(body) });
-            if events.send(Event::Core(Box::new(input))).await.is_err() {
+            if context
+                .events
+                .send(Event::Core(Box::new(input)))
+                .await
+                .is_err()
+            {
                 return Ok(());
             }
         }
@@ -442,6 +450,7 @@ mod tests {
             work_dir: "/nowhere".into(),
             watcher: Watcher::new(),
             events,
+            holders: Default::default(),
         };
         let settings = LinkSettings {
             masters: Authority::parse_list(masters).unwrap(),

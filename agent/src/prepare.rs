@@ -815,7 +815,7 @@ mod tests {
         let preparer = Preparer {
             work_dir: directory.path().to_path_buf(),
             switch_user: false,
-            fetcher: Fetcher::new(store("fetch"), Duration::from_secs(5), None).unwrap(),
+            fetcher: crate::testing::fetcher(store("fetch")),
             compiler: Compiler::new(program, store("compiled"), limits),
             surroundings: Arc::new(crate::testing::surroundings(directory.path())),
             volumes: Volumes::start(
@@ -1176,7 +1176,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(
-            text.ends_with("/nothing' failed: the server answered 404 Not Found"),
+            text.ends_with("/nothing' failed: the server answered 404 Not Found; check the URI"),
             "{text}"
         );
     }

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tepui_agent_core::Core;
 use tepui_api::v1;
+use tepui_fetch::Fetch;
 use tepui_model::Role;
 use tepui_wall::Grant;
 use tokio::net::{TcpListener, UnixListener};
@@ -21,6 +22,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
+use crate::artifacts::Peers;
 use crate::checkpoint;
 use crate::compile::{CompileLimits, Compiler, compiled_directory};
 use crate::config::Config;
@@ -33,6 +35,7 @@ use crate::executors::{Executors, Settings};
 use crate::fetcher::Fetcher;
 use crate::files::FilesContext;
 use crate::gc::{self, Garbage};
+use crate::holders::Holders;
 use crate::holdings;
 use crate::link::{Authority, LinkSettings, keep_linked};
 use crate::owner::{Owner, Parts, live_sandboxes, now};
@@ -196,16 +199,20 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         recovery_timeout: config.recovery_timeout,
         variables: config.executor_environment_variables.clone(),
     });
+    // Somebody else in this process may have installed a provider already; either will do.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let holders = Holders::default();
     let volumes = Volumes::start(work_dir.clone(), events.clone())?;
     let preparer = Preparer {
         work_dir: work_dir.clone(),
         volumes: volumes.clone(),
         switch_user: config.switch_user && nix::unistd::geteuid().is_root(),
         fetcher: Fetcher::new(
-            fetched,
-            config.fetch_stall_timeout,
+            fetched.clone(),
+            Fetch::new(config.fetch.clone())?,
+            holders.clone(),
             config.frameworks_home.clone(),
-        )?,
+        ),
         compiler: compiler.clone(),
         surroundings: surroundings.clone(),
     };
@@ -241,6 +248,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         work_dir: work_dir.clone(),
         watcher: watcher.clone(),
         events: events.clone(),
+        holders: holders.clone(),
     });
     let containers = Containers::new(
         work_dir.clone(),
@@ -261,6 +269,10 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         executors: executors.clone(),
         containers: containers.clone(),
         verbosity: Verbosity::new(config.set_verbosity),
+        peers: Peers {
+            store: fetched,
+            holders,
+        },
     };
     let executor_site = executor_router(site.clone());
     let site = router(site);

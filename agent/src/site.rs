@@ -15,6 +15,7 @@ use tepui_api::{MediaType, media, v1};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::access::{self, Access, Eyes};
+use crate::artifacts::{self, Peers};
 use crate::containers::Containers;
 use crate::executors::Executors;
 use crate::files::FilesContext;
@@ -34,6 +35,7 @@ pub(crate) struct Site {
     pub(crate) executors: Executors,
     pub(crate) containers: Containers,
     pub(crate) verbosity: Verbosity,
+    pub(crate) peers: Peers,
 }
 
 impl Site {
@@ -102,6 +104,8 @@ pub(crate) fn router(site: Site) -> Router {
     routes.read("/files/read", any(files_api::read));
     routes.read("/files/download", any(files_api::download));
     routes.read("/files/debug", any(files_api::debug));
+    let artifact = format!("{}/{{sha256}}", artifacts::PATH);
+    routes.0 = routes.0.route(&artifact, any(artifacts::artifact));
     routes
         .0
         .fallback(not_found)

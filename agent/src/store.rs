@@ -3,18 +3,21 @@
 //! A file gets its name by a rename when it is complete, so a reader never sees half of one, not even after a crash.
 //! The directory's size has a bound; the least recently used file goes first, one in use never.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 use tokio::sync::mpsc::UnboundedSender;
 
 /// Unfinished files begin with this; what is found of them at start is what a crash left over.
 const UNFINISHED: &str = ".unfinished-";
+/// Files whose content is known beforehand begin with this while they are filled; what a crash left of them is gone on
+/// with, if somebody wants it before its room is needed.
+const PARTIAL: &str = ".partial-";
 
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
@@ -44,6 +47,8 @@ struct State {
     idle: BTreeMap<u64, String>,
     uses: u64,
     total_bytes: u64,
+    /// The names of the partial files that are being filled.
+    filling: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -59,6 +64,35 @@ pub(crate) struct Pin {
     inner: Arc<Inner>,
     name: String,
     bytes: u64,
+}
+
+/// A file that is being filled. It vanishes if it is dropped instead of handed to [`Store::keep_partial`].
+#[derive(Debug)]
+pub(crate) struct Partial {
+    inner: Arc<Inner>,
+    file: Option<NamedTempFile>,
+    /// Its name, if a crash leaves it for the next process.
+    name: Option<String>,
+}
+
+impl Partial {
+    /// To write to.
+    pub(crate) fn file(&self) -> io::Result<File> {
+        match &self.file {
+            Some(file) => file.as_file().try_clone(),
+            None => Err(io::Error::other("the file is kept already")),
+        }
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // The file goes before somebody else may take its name.
+        drop(self.file.take());
+        if let Some(name) = &self.name {
+            self.inner.lock().filling.remove(name);
+        }
+    }
 }
 
 impl Store {
@@ -83,7 +117,8 @@ impl Store {
                 found.push((metadata.modified()?, name, metadata.len()));
             }
         }
-        found.sort();
+        // What is whole is worth more than what a crash left.
+        found.sort_by_key(|(modified, name, _)| (!name.starts_with(PARTIAL), *modified));
         let mut state = State::default();
         for (_, name, bytes) in found {
             state.insert(name, bytes);
@@ -93,7 +128,7 @@ impl Store {
             bound_bytes,
             state: Mutex::new(state),
         });
-        inner.evict(&mut inner.lock());
+        inner.evict(&mut inner.lock(), bound_bytes);
         Ok(Self { inner })
     }
 
@@ -137,6 +172,64 @@ impl Store {
             .tempfile_in(&self.inner.directory)
     }
 
+    /// A file to be filled with the content of that digest, or of an unknown one. What a process that was killed had of it
+    /// is in it already.
+    pub(crate) fn partial(&self, digest: Option<&str>) -> io::Result<Partial> {
+        let name = digest.map(|digest| format!("{PARTIAL}{digest}"));
+        let name = name.filter(|name| {
+            let mut state = self.inner.lock();
+            // From now on it is not there to be evicted.
+            state.forget(name);
+            state.filling.insert(name.clone())
+        });
+        let mut partial = Partial {
+            inner: self.inner.clone(),
+            file: None,
+            name,
+        };
+        partial.file = Some(match &partial.name {
+            None => self.unfinished()?,
+            Some(name) => {
+                let path = self.inner.directory.join(name);
+                let file = File::options()
+                    .read(true)
+                    .write(true)
+                    .create(true)
+                    .truncate(false)
+                    .open(&path)?;
+                NamedTempFile::from_parts(file, TempPath::try_from_path(path)?)
+            }
+        });
+        Ok(partial)
+    }
+
+    /// As [`Store::keep`].
+    pub(crate) fn keep_partial(
+        &self,
+        mut partial: Partial,
+        name: &str,
+        mode: u32,
+    ) -> io::Result<Pin> {
+        let file = partial.file.take();
+        let file = file.ok_or_else(|| io::Error::other("the file is kept already"))?;
+        self.keep(file, name, mode)
+    }
+
+    /// Lets go of what nobody uses so that so many bytes more fit under the bound.
+    pub(crate) fn make_room(&self, bytes: u64) {
+        let mut state = self.inner.lock();
+        let bound = self.inner.bound_bytes.saturating_sub(bytes);
+        self.inner.evict(&mut state, bound);
+    }
+
+    /// Lets go of all that nobody uses, for the disk is full; whether there was anything.
+    pub(crate) fn give_way(&self) -> bool {
+        let mut state = self.inner.lock();
+        let before = state.total_bytes;
+        self.inner.evict(&mut state, 0);
+        state.total_bytes < before
+    }
+
     /// A directory for work whose result comes here; it vanishes with its handle.
     pub(crate) fn scratch(&self) -> io::Result<tempfile::TempDir> {
         tempfile::Builder::new()
@@ -160,7 +253,7 @@ impl Store {
         state.forget(name);
         state.insert(name.to_owned(), bytes);
         state.pin(name);
-        self.inner.evict(&mut state);
+        self.inner.evict(&mut state, self.inner.bound_bytes);
         drop(state);
         File::open(&self.inner.directory)?.sync_all()?;
         Ok(Pin {
@@ -187,8 +280,8 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn evict(&self, state: &mut State) {
-        while state.total_bytes > self.bound_bytes {
+    fn evict(&self, state: &mut State, bound_bytes: u64) {
+        while state.total_bytes > bound_bytes {
             let Some((_, name)) = state.idle.pop_first() else {
                 return;
             };
@@ -285,7 +378,7 @@ impl Drop for Pin {
     fn drop(&mut self) {
         let mut state = self.inner.lock();
         state.unpin(&self.name);
-        self.inner.evict(&mut state);
+        self.inner.evict(&mut state, self.inner.bound_bytes);
     }
 }
 
@@ -297,7 +390,7 @@ pub(crate) fn copy_to(from: &Path, mut to: File) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
 
     use super::*;
 
@@ -352,6 +445,54 @@ mod tests {
             store.get("kept").is_none(),
             "a file that vanished is not promised"
         );
+    }
+
+    #[test]
+    fn what_a_crash_left_of_a_known_content_is_gone_on_with() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let digest = "0a".repeat(32);
+        let left = path.join(format!("{PARTIAL}{digest}"));
+        let store = Store::open(path.clone(), 1000).unwrap();
+        drop(store.partial(Some(&digest)).unwrap());
+        assert!(!left.exists(), "given up is not crashed");
+        std::fs::write(&left, "half").unwrap();
+        drop(store);
+        let store = Store::open(path.clone(), 1000).unwrap();
+        assert_eq!(store.total_bytes(), 4);
+        let partial = store.partial(Some(&digest)).unwrap();
+        assert_eq!(store.total_bytes(), 0);
+        let mut file = partial.file().unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "half");
+        // Another one who fills the same content does not get in the way.
+        let other = store.partial(Some(&digest)).unwrap();
+        assert_eq!(other.file().unwrap().metadata().unwrap().len(), 0);
+        drop(other);
+        file.write_all(b" and half").unwrap();
+        let pin = store.keep_partial(partial, &digest, 0o444).unwrap();
+        assert_eq!(std::fs::read(pin.path()).unwrap(), b"half and half");
+        assert!(!left.exists());
+        // And if nobody comes for it, its room is not lost.
+        std::fs::write(&left, vec![b'x'; 2000]).unwrap();
+        drop((pin, store));
+        assert_eq!(Store::open(path, 1000).unwrap().len(), 1);
+        assert!(!left.exists());
+    }
+
+    #[test]
+    fn room_is_made_of_what_nobody_uses() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path().join("s"), 300).unwrap();
+        let used = add(&store, "used", 100);
+        drop(add(&store, "a", 100));
+        drop(add(&store, "b", 100));
+        store.make_room(100);
+        assert!(store.get("a").is_none() && store.get("b").is_some());
+        assert!(store.give_way());
+        assert!(!store.give_way(), "there is nothing more to let go of");
+        assert!(used.path().exists());
     }
 
     #[test]

@@ -300,7 +300,6 @@ pub(crate) fn site(events: mpsc::Sender<crate::owner::Event>) -> crate::site::Si
     use crate::containers::Containers;
     use crate::containment::Layout;
     use crate::executors::{Executors, Settings};
-    use crate::fetcher::Fetcher;
     use crate::files::FilesContext;
     use crate::prepare::Preparer;
     use crate::site::{About, Site};
@@ -325,10 +324,14 @@ pub(crate) fn site(events: mpsc::Sender<crate::owner::Event>) -> crate::site::Si
     let preparer = Preparer {
         work_dir: work_dir.clone(),
         switch_user: false,
-        fetcher: Fetcher::new(store("fetch"), Duration::from_secs(5), None).unwrap(),
+        fetcher: fetcher(store("fetch")),
         compiler: Compiler::new("/bin/false".into(), store("compiled"), limits),
         surroundings: surroundings.clone(),
         volumes: crate::persistent::Volumes::start(work_dir.clone(), mpsc::channel(1).0).unwrap(),
+    };
+    let peers = crate::artifacts::Peers {
+        store: store("peers"),
+        holders: crate::holders::Holders::default(),
     };
     let settings = Settings {
         work_dir: work_dir.clone(),
@@ -357,6 +360,7 @@ pub(crate) fn site(events: mpsc::Sender<crate::owner::Event>) -> crate::site::Si
             work_dir: work_dir.clone(),
             watcher: watcher.clone(),
             events: events.clone(),
+            holders: peers.holders.clone(),
         }),
         containers: Containers::new(
             work_dir,
@@ -369,7 +373,15 @@ pub(crate) fn site(events: mpsc::Sender<crate::owner::Event>) -> crate::site::Si
         executors,
         events,
         verbosity: Verbosity::new(None),
+        peers,
     }
+}
+
+/// One that nobody but the named origins helps.
+pub(crate) fn fetcher(store: crate::store::Store) -> crate::fetcher::Fetcher {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let fetch = tepui_fetch::Fetch::new(tepui_fetch::Settings::default()).unwrap();
+    crate::fetcher::Fetcher::new(store, fetch, crate::holders::Holders::default(), None)
 }
 
 /// What a preparer or the executors of a test say of the agent.

@@ -1,10 +1,10 @@
 //! What every client command needs: where the master is, and how to ask it.
 
 use std::future::Future;
-use std::path::Path;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use reqwest::Method;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 use tepui_access::Credential;
@@ -96,55 +96,55 @@ impl Client {
             .map(drop)
     }
 
-    /// Uploads a file as an artifact; the answer has `sha256`, `size`, `name` and `url`.
-    pub(crate) async fn put_artifact(&self, file: &Path) -> anyhow::Result<Value> {
-        let name = file
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or("artifact");
-        let opened = tokio::fs::File::open(file)
-            .await
-            .with_context(|| format!("cannot read {}", file.display()))?;
-        if !opened.metadata().await?.is_file() {
-            bail!("{} is not a file", file.display());
-        }
-        let mut url = reqwest::Url::parse(&format!("{}/api/v1/tepui/artifacts", self.url))?;
-        url.query_pairs_mut().append_pair("name", name);
-        let response = self.send(self.http.put(url).body(opened)).await?;
-        let mut answer: Value = response
-            .json()
-            .await
-            .context("the master's answer to an upload is not JSON")?;
-        // The master may know itself by another address than the one that reaches it from here.
-        if let Some(path) = answer["url"].as_str().filter(|url| url.starts_with('/')) {
-            answer["url"] = Value::from(format!("{}{path}", self.url));
-        }
-        Ok(answer)
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
-    async fn send(&self, request: reqwest::RequestBuilder) -> anyhow::Result<reqwest::Response> {
-        let response = match request.send().await {
-            Ok(response) => response,
+    /// A request to a path of the master's, to be given to [`Client::send`].
+    pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.url))
+    }
+
+    /// The answer, if it is a good one.
+    pub(crate) async fn send(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> anyhow::Result<reqwest::Response> {
+        let response = self.ask(request).await?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        bail!("{}", refusal(response).await)
+    }
+
+    /// The answer, whatever it is.
+    pub(crate) async fn ask(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> anyhow::Result<reqwest::Response> {
+        match request.send().await {
+            Ok(response) => Ok(response),
             Err(error) if error.is_connect() => bail!(
                 "no master answers at {}: start one with `tepui dev`, or name another with --master or TEPUI_MASTER",
                 self.url
             ),
             Err(error) => {
-                return Err(error)
-                    .with_context(|| format!("asking the master at {} failed", self.url));
+                Err(error).with_context(|| format!("asking the master at {} failed", self.url))
             }
-        };
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
         }
-        let sentence = response.text().await.unwrap_or_default();
-        let sentence = sentence.trim();
-        if sentence.is_empty() {
-            bail!("the master answered {status}")
-        } else {
-            bail!("{sentence} ({status})")
-        }
+    }
+}
+
+/// The sentence of an answer that is none.
+pub(crate) async fn refusal(response: reqwest::Response) -> String {
+    let status = response.status();
+    let sentence = response.text().await.unwrap_or_default();
+    let sentence = sentence.trim();
+    if sentence.is_empty() {
+        format!("the master answered {status}")
+    } else {
+        format!("{sentence} ({status})")
     }
 }
 

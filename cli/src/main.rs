@@ -15,6 +15,7 @@ mod patience;
 mod ps;
 mod roles;
 mod run;
+mod sources;
 mod table;
 
 use std::process::ExitCode;

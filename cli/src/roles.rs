@@ -15,6 +15,7 @@ use crate::access::{AgentAccess, MasterAccess, credential};
 use crate::allocation::{self, MasterAllocation};
 use crate::logging;
 use crate::patience::Patience;
+use crate::sources::Sources;
 
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     tepui_model::parse_duration(text).map_err(|error| error.to_string())
@@ -78,6 +79,14 @@ pub(crate) struct Master {
     /// Time after which an unanswered offer is rescinded
     #[arg(long, default_value = "2mins", value_parser = duration)]
     offer_timeout: Duration,
+    #[command(flatten)]
+    sources: Sources,
+    /// Largest artifact that is kept; any if not given
+    #[arg(long, value_parser = size)]
+    max_artifact_size: Option<u64>,
+    /// Directory of this machine from which artifacts may be added by path; may be repeated
+    #[arg(long, value_name = "DIRECTORY")]
+    artifact_files: Vec<PathBuf>,
 }
 
 impl Master {
@@ -100,6 +109,9 @@ impl Master {
                 self.max_operator_event_stream_subscribers as usize;
             config.set_verbosity = Some(logging::set_verbosity);
             config.core.offer_timeout = Some(self.offer_timeout);
+            config.fetch = self.sources.settings()?;
+            config.max_artifact_bytes = self.max_artifact_size;
+            config.artifact_files = self.artifact_files;
             config.shutdown = stop;
             let running = tepui_master::start(config).await?;
             println!("listening on {}", running.address());
@@ -149,9 +161,8 @@ pub(crate) struct Agent {
     /// Bound of the cache of fetched files
     #[arg(long, default_value = "2GB", value_parser = size)]
     fetcher_cache_size: u64,
-    /// Time without a byte after which a transfer is given up
-    #[arg(long, default_value = "1mins", value_parser = duration)]
-    fetcher_stall_timeout: Duration,
+    #[command(flatten)]
+    sources: Sources,
     /// Where URIs that are relative paths begin
     #[arg(long)]
     frameworks_home: Option<PathBuf>,
@@ -290,7 +301,7 @@ fn attributes(text: &str) -> Result<String, String> {
     }
 }
 
-fn size(text: &str) -> Result<u64, String> {
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     tepui_model::parse_size(text).map_err(|error| error.to_string())
 }
 
@@ -312,7 +323,7 @@ impl Agent {
             config.default_role = self.default_role;
             config.domain = self.domain;
             config.cache_bytes = self.fetcher_cache_size;
-            config.fetch_stall_timeout = self.fetcher_stall_timeout;
+            config.fetch = self.sources.settings()?;
             config.frameworks_home = self.frameworks_home;
             config.recover = match self.recover {
                 Recover::Reconnect => tepui_agent::Recover::Reconnect,

@@ -175,7 +175,7 @@ impl Run {
                 .and_then(|name| name.to_str())
                 .context("the file has no name")?
                 .to_owned();
-            let artifact = client.put_artifact(&path).await?;
+            let artifact = crate::artifact::put(client, &path, None).await?;
             let url = client::text(&artifact, &["url"]).to_owned();
             (
                 url,

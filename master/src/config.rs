@@ -62,6 +62,10 @@ pub struct Config {
     pub max_call_bytes: usize,
     /// The largest artifact; unlimited if unset.
     pub max_artifact_bytes: Option<u64>,
+    /// Directories of this machine from which artifacts may be added by path.
+    pub artifact_files: Vec<PathBuf>,
+    /// What holds for artifacts the master fetches itself.
+    pub fetch: tepui_fetch::Settings,
     /// Events that may wait for one slow scheduler before its stream is closed.
     pub stream_queue: usize,
     /// Operators that may listen to events at a time; the oldest gives way to one more.
@@ -88,6 +92,8 @@ impl Default for Config {
             set_verbosity: None,
             max_call_bytes: 16 << 20,
             max_artifact_bytes: None,
+            artifact_files: Vec::new(),
+            fetch: tepui_fetch::Settings::default(),
             stream_queue: 64 << 10,
             max_operator_event_stream_subscribers: 1000,
             link_queue: 64 << 10,
@@ -177,6 +183,19 @@ impl Config {
             ("work_dir", self.data_dir.display().to_string()),
         ];
         flags.extend(allocation_flags(core));
+        let stall = format_duration(self.fetch.patience.stall);
+        flags.push(("fetcher_stall_timeout", stall));
+        flags.extend(self.fetch.flags());
+        if let Some(limit) = self.max_artifact_bytes {
+            flags.push(("max_artifact_size", format!("{limit}B")));
+        }
+        if !self.artifact_files.is_empty() {
+            let directories = self
+                .artifact_files
+                .iter()
+                .map(|one| one.display().to_string());
+            flags.push(("artifact_files", directories.collect::<Vec<_>>().join(",")));
+        }
         if let Some(cluster) = &self.cluster {
             flags.push(("cluster", cluster.clone()));
         }

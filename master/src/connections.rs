@@ -2,12 +2,13 @@
 //! waiting: the head of a request that does not come, an answer that is not taken.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -92,6 +93,10 @@ pub(crate) async fn accept(
     }
 }
 
+/// Where a connection comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PeerAddress(pub(crate) IpAddr);
+
 fn answer(status: &str, message: &str) -> String {
     let length = message.len();
     format!(
@@ -117,13 +122,18 @@ async fn serve(
         first = tokio::time::timeout(patience, begins_as_http2(&stream)) => first,
         () = shutdown.cancelled() => return Ok(()),
     };
-    let service = TowerToHyperService::new(routes);
     match first {
         Err(_) => {
             refuse(&stream, "408 Request Timeout", "No request came in time");
             Ok(())
         }
         Ok(Ok(true)) => {
+            // Only agents' links are asked where they come from.
+            let routes = match stream.peer_addr() {
+                Ok(address) => routes.layer(Extension(PeerAddress(address.ip()))),
+                Err(_) => routes,
+            };
+            let service = TowerToHyperService::new(routes);
             let io = TokioIo::new(Patient::new(stream, patience));
             let mut connection = http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
@@ -139,6 +149,7 @@ async fn serve(
             Ok(connection.await?)
         }
         Ok(Ok(false)) => {
+            let service = TowerToHyperService::new(routes);
             let io = TokioIo::new(Patient::new(stream, patience));
             let mut connection = http1::Builder::new()
                 .timer(TokioTimer::new())

@@ -2,6 +2,7 @@
 //! the core.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -23,6 +24,8 @@ pub(crate) struct Links {
 struct State {
     /// Weak: the core's owner decides how long a link lives.
     senders: HashMap<LinkKey, mpsc::WeakSender<link::ToAgent>>,
+    /// Where links come from.
+    addresses: HashMap<LinkKey, IpAddr>,
     waiting: BTreeMap<u64, Waiting>,
 }
 
@@ -43,10 +46,31 @@ impl Links {
         link
     }
 
+    pub(crate) fn came_from(&self, link: LinkKey, address: IpAddr) {
+        self.state().addresses.insert(link, address);
+    }
+
+    pub(crate) fn address(&self, link: LinkKey) -> Option<IpAddr> {
+        self.state().addresses.get(&link).copied()
+    }
+
+    /// Says something to the agent at the other end that need not arrive: the link may break, or be full and about to.
+    pub(crate) fn tell(&self, link: LinkKey, body: to_agent::Body) {
+        let sender = self
+            .state()
+            .senders
+            .get(&link)
+            .and_then(mpsc::WeakSender::upgrade);
+        if let Some(sender) = sender {
+            let _ = sender.try_send(link::ToAgent { body: Some(body) });
+        }
+    }
+
     /// Readers that wait for this link see their pieces end.
     pub(crate) fn close(&self, link: LinkKey) {
         let mut state = self.state();
         state.senders.remove(&link);
+        state.addresses.remove(&link);
         state.waiting.retain(|_, waiting| waiting.link != link);
     }
 

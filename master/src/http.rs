@@ -39,6 +39,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     routes.tree("/api/v1/scheduler", any(scheduler_call));
     routes.tree("/api/v1", any(operator_call));
     routes.exact("/api/v1/tepui/artifacts", any(artifacts::collection));
+    routes.exact("/api/v1/tepui/artifacts/add", any(artifacts::add));
     routes.exact("/api/v1/tepui/artifacts/{sha256}", any(artifacts::member));
     routes.exact("/api/v1/tepui/holdings", legacy_read(holdings::list));
     routes.exact("/artifacts/{sha256}", any(artifacts::download));

@@ -14,13 +14,15 @@ use futures::Stream;
 use http_body_util::BodyExt;
 use prost::Message as _;
 use tepui_access::Action;
-use tepui_api::link::{self, to_master};
+use tepui_api::link::{self, to_agent, to_master};
 use tepui_api::{proto, recordio};
 use tepui_master_core::LinkKey;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::access::permit;
+use crate::artifacts::holders;
+use crate::connections::PeerAddress;
 use crate::owner::Message;
 use crate::shared::{Refusal, Shared, method_not_allowed};
 
@@ -42,6 +44,9 @@ pub(crate) async fn serve(State(shared): State<Arc<Shared>>, request: Request) -
     }
     let (sender, outgoing) = mpsc::channel(shared.config.link_queue.max(1));
     let link = shared.links.open(sender.downgrade());
+    if let Some(PeerAddress(address)) = request.extensions().get() {
+        shared.links.came_from(link, *address);
+    }
     if shared
         .inbox
         .send(Message::LinkOpened { link, sender })
@@ -83,7 +88,11 @@ async fn read(shared: Arc<Shared>, link: LinkKey, body: Body, gone: Cancellation
     let _ = shared.inbox.send(Message::LinkClosed { link }).await;
 }
 
-async fn read_records(shared: &Shared, link: LinkKey, mut body: Body) -> Result<(), LinkError> {
+async fn read_records(
+    shared: &Arc<Shared>,
+    link: LinkKey,
+    mut body: Body,
+) -> Result<(), LinkError> {
     let mut decoder = recordio::Decoder::new(MAX_RECORD_BYTES);
     let mut registered = false;
     while let Some(frame) = body.frame().await {
@@ -94,12 +103,22 @@ async fn read_records(shared: &Shared, link: LinkKey, mut body: Body) -> Result<
         let mut messages = Vec::new();
         while let Some(record) = decoder.next()? {
             let message: link::ToMaster = proto::from_bytes(record)?;
-            registered |= matches!(message.body, Some(to_master::Body::Register(_)));
+            if matches!(message.body, Some(to_master::Body::Register(_))) {
+                registered = true;
+                let key = shared.artifact_key.as_bytes();
+                let key = link::ArtifactKey {
+                    key: Bytes::copy_from_slice(key),
+                };
+                shared.links.tell(link, to_agent::Body::ArtifactKey(key));
+            }
             if !registered {
                 return Err(LinkError::NotRegistered);
             }
             match message.body {
                 Some(to_master::Body::FileChunk(chunk)) => shared.links.route(link, chunk),
+                Some(to_master::Body::LocateArtifact(asked)) => {
+                    tokio::spawn(holders::answer(Arc::clone(shared), link, asked));
+                }
                 Some(_) => messages.push(message),
                 // A message of a newer agent.
                 None => {}

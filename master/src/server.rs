@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tepui_access::ArtifactKey;
+use tepui_fetch::{BuildError, Fetch};
 use tepui_master_core::{Core, RecoverError};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +50,8 @@ pub enum StartError {
     Recover(#[from] RecoverError),
     #[error("{0}")]
     Artifacts(String),
+    #[error(transparent)]
+    Fetch(#[from] BuildError),
     #[error("cannot start the registry's thread: {0}")]
     Thread(io::Error),
 }
@@ -122,6 +126,10 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let artifacts = Artifacts::open(config.data_dir.join("artifacts"), writer.clone(), &own)
         .map_err(|error| StartError::Artifacts(error.to_string()))?;
 
+    // Somebody else in this process may have installed a provider already; either will do.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let fetch = Fetch::new(config.fetch.clone())?;
+
     let shutdown = config.shutdown.child_token();
     let (inbox, messages) = mpsc::channel(INBOX);
     let (closed_streams, closed) = mpsc::unbounded_channel();
@@ -141,7 +149,10 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         inbox,
         closed_streams,
         links: Arc::new(Links::default()),
-        artifacts,
+        artifacts: Arc::new(artifacts),
+        artifact_key: artifact_key(),
+        fetch,
+        adding: Semaphore::new(artifacts::add::MOST_AT_A_TIME),
         identity,
         gauges,
         writer: writer.clone(),
@@ -175,6 +186,15 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         shutdown,
         task,
     })
+}
+
+/// Another one with each start: tokens do not outlive the master that made them. It comes from the system's generator.
+fn artifact_key() -> ArtifactKey {
+    let mut key = [0; 32];
+    let (first, second) = key.split_at_mut(16);
+    first.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+    second.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+    ArtifactKey::new(key)
 }
 
 struct Opened {

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use tepui_access::ArtifactKey;
+use tepui_fetch::Fetch;
 use tepui_master_core::{StreamKey, View};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::caller;
@@ -23,7 +25,12 @@ pub(crate) struct Shared {
     /// A body that is dropped cannot wait for room in the inbox.
     pub(crate) closed_streams: mpsc::UnboundedSender<StreamKey>,
     pub(crate) links: Arc<Links>,
-    pub(crate) artifacts: Artifacts,
+    pub(crate) artifacts: Arc<Artifacts>,
+    /// What tokens for artifacts are made with.
+    pub(crate) artifact_key: ArtifactKey,
+    pub(crate) fetch: Fetch,
+    /// Turns of those who have artifacts fetched.
+    pub(crate) adding: Semaphore,
     pub(crate) identity: Identity,
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) writer: Writer,

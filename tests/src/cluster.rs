@@ -77,12 +77,17 @@ pub fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 pub struct Process {
     child: Child,
     words: Vec<String>,
+    environment: Vec<(String, String)>,
     log: PathBuf,
     pub address: String,
 }
 
 impl Process {
     fn start(words: Vec<String>, log: &Path) -> Self {
+        Self::start_in(words, Vec::new(), log)
+    }
+
+    fn start_in(words: Vec<String>, environment: Vec<(String, String)>, log: &Path) -> Self {
         let file = std::fs::File::options()
             .create(true)
             .append(true)
@@ -90,6 +95,7 @@ impl Process {
             .unwrap();
         let mut child = Command::new(tepui())
             .args(&words)
+            .envs(environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(file)
@@ -117,6 +123,7 @@ impl Process {
         Self {
             child,
             words,
+            environment,
             log: log.to_owned(),
             address,
         }
@@ -140,7 +147,7 @@ impl Process {
     /// Starts it again with the same words.
     pub fn start_again(&mut self) {
         self.kill();
-        *self = Self::start(self.words.clone(), &self.log);
+        *self = Self::start_in(self.words.clone(), self.environment.clone(), &self.log);
     }
 
     /// Starts it again with some flags set otherwise or anew. A flag without a value stands alone.
@@ -208,6 +215,22 @@ impl Cluster {
             agents: Vec::new(),
             folder,
         }
+    }
+
+    /// A master and an agent with further variables in their environment and further flags.
+    pub fn with_environment(environment: &[(&str, &str)], flags: &[&str]) -> Self {
+        let environment = environment.iter();
+        let environment: Vec<_> = environment
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let mut cluster = Self::master_alone(flags);
+        cluster.add_agent(&[&["--resources", "cpus:4;mem:2048;disk:1024"], flags].concat());
+        for process in std::iter::once(&mut cluster.master).chain(&mut cluster.agents) {
+            process.environment.clone_from(&environment);
+            process.start_again();
+        }
+        cluster.wait_for_agents(1);
+        cluster
     }
 
     /// A master and so many agents of 2 cpus and 1 GB, all registered.

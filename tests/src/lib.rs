@@ -13,12 +13,17 @@ mod events;
 mod executor;
 mod fileserver;
 mod http;
+mod oci;
 mod proxy;
+mod s3;
 mod scheduler;
+mod server;
 
 pub use cluster::{Cluster, Ended, Process, component, guest, program, wait_until};
 pub use executor::{Executor, new_uuid};
-pub use fileserver::{FileServer, Reply};
+pub use fileserver::{FileServer, Reply, digest_of};
 pub use http::{Response, Stream, request};
+pub use oci::Registry;
 pub use proxy::{Cut, Proxy};
+pub use s3::S3;
 pub use scheduler::Scheduler;

@@ -174,6 +174,32 @@ impl Scheduler {
         task
     }
 
+    /// A command task with URIs for that offer.
+    pub fn fetching(id: &str, offer: &Value, command: &str, uris: &[Value]) -> Value {
+        let mut task = Self::task(id, offer, command);
+        task["command"]["uris"] = json!(uris);
+        task
+    }
+
+    /// Launches one command task with URIs on the next offer; its last status.
+    pub fn run(&mut self, id: &str, command: &str, uris: &[Value]) -> Value {
+        let offer = self.offer();
+        self.launch(&offer, &[Self::fetching(id, &offer, command, uris)]);
+        self.ended(id)
+    }
+
+    /// Reads statuses until the task has ended; its last status.
+    pub fn ended(&mut self, id: &str) -> Value {
+        loop {
+            let status = self.status();
+            let state = status["state"].as_str().unwrap();
+            let live = ["TASK_STAGING", "TASK_STARTING", "TASK_RUNNING"].contains(&state);
+            if status["task_id"]["value"] == id && !live {
+                return status;
+            }
+        }
+    }
+
     /// The next status, acknowledged if it has a uuid.
     pub fn status(&mut self) -> Value {
         let status = self.expect("UPDATE")["update"]["status"].clone();

@@ -27,30 +27,6 @@ fn subscribe(cluster: &Cluster) -> Scheduler {
     Scheduler::subscribe(&cluster.master.address, json!({ "failover_timeout": 60 }))
 }
 
-fn task(id: &str, offer: &Value, command: &str, uris: &[Value]) -> Value {
-    let mut task = Scheduler::task(id, offer, command);
-    task["command"]["uris"] = json!(uris);
-    task
-}
-
-/// Launches one task on the next offer and reads its statuses to the end.
-fn run(scheduler: &mut Scheduler, id: &str, command: &str, uris: &[Value]) -> Value {
-    let offer = scheduler.offer();
-    scheduler.launch(&offer, &[task(id, &offer, command, uris)]);
-    ended(scheduler, id)
-}
-
-fn ended(scheduler: &mut Scheduler, id: &str) -> Value {
-    loop {
-        let status = scheduler.status();
-        let state = status["state"].as_str().unwrap();
-        let live = ["TASK_STAGING", "TASK_STARTING", "TASK_RUNNING"].contains(&state);
-        if status["task_id"]["value"] == id && !live {
-            return status;
-        }
-    }
-}
-
 fn cached(url: &str) -> Value {
     json!({ "value": url, "cache": true })
 }
@@ -78,7 +54,7 @@ fn however_many_tasks_ask_at_once_a_cached_uri_is_downloaded_once() {
     let ids: Vec<String> = (0..8).map(|number| format!("task-{number}")).collect();
     let tasks: Vec<Value> = ids
         .iter()
-        .map(|id| task(id, &offer, command, &uris))
+        .map(|id| Scheduler::fetching(id, &offer, command, &uris))
         .collect();
     scheduler.launch(&offer, &tasks);
     server.wait_for("/one");
@@ -92,7 +68,7 @@ fn however_many_tasks_ask_at_once_a_cached_uri_is_downloaded_once() {
         finished += usize::from(status["state"] == "TASK_FINISHED");
     }
     assert_eq!(
-        run(&mut scheduler, "later", command, &uris)["state"],
+        scheduler.run("later", command, &uris)["state"],
         "TASK_FINISHED"
     );
     assert_eq!((server.count("/one"), server.count("/two")), (1, 1));
@@ -106,14 +82,14 @@ fn a_cached_file_that_somebody_removed_is_fetched_again() {
     let mut scheduler = subscribe(&cluster);
     let command = "test \"$(cat data)\" = data";
     assert_eq!(
-        run(&mut scheduler, "before", command, &uris)["state"],
+        scheduler.run("before", command, &uris)["state"],
         "TASK_FINISHED"
     );
     for entry in std::fs::read_dir(cluster.folder.path().join("agent-1/fetch")).unwrap() {
         std::fs::remove_file(entry.unwrap().path()).unwrap();
     }
     assert_eq!(
-        run(&mut scheduler, "after", command, &uris)["state"],
+        scheduler.run("after", command, &uris)["state"],
         "TASK_FINISHED"
     );
     assert_eq!(server.count("/data"), 2);
@@ -129,7 +105,7 @@ fn the_least_recently_used_file_leaves_a_full_cache_first() {
         .map(|letter| server.serve(&format!("/{}", char::from(letter)), body(letter)));
     for (number, url) in [&a, &b, &a, &c, &a, &b].into_iter().enumerate() {
         let id = format!("task-{number}");
-        let status = run(&mut scheduler, &id, "true", &[cached(url)]);
+        let status = scheduler.run(&id, "true", &[cached(url)]);
         assert_eq!(status["state"], "TASK_FINISHED", "{status}");
     }
     let counts = ["/a", "/b", "/c"].map(|path| server.count(path));
@@ -185,7 +161,7 @@ fn what_cannot_be_fetched_fails_the_task_with_a_sentence_that_is_in_its_stderr_t
         ),
     ];
     for (id, uri, expected) in cases {
-        let status = run(&mut scheduler, id, "true", &[uri]);
+        let status = scheduler.run(id, "true", &[uri]);
         assert_eq!(status["state"], "TASK_FAILED", "{status}");
         assert_eq!(status["reason"], "REASON_CONTAINER_LAUNCH_FAILED");
         let message = status["message"].as_str().unwrap();
@@ -232,7 +208,7 @@ fn files_are_named_made_executable_and_unpacked_as_the_uri_says() {
         && test ! -e packed.tar.gz && test -s deep/er/kept.tar.gz && test \"$(cat single)\" = zipped \
         && cmp home.tar.gz deep/er/kept.tar.gz";
     let mut scheduler = subscribe(&cluster);
-    let status = run(&mut scheduler, "all", command, &uris);
+    let status = scheduler.run("all", command, &uris);
     assert_eq!(status["state"], "TASK_FINISHED", "{status}");
 }
 
@@ -251,7 +227,7 @@ fn the_registration_timeout_does_not_wait_for_a_slow_fetch() {
     });
     scheduler.launch(&offer, &[task]);
     server.wait_for("/executor");
-    let status = ended(&mut scheduler, "waits");
+    let status = scheduler.ended("waits");
     assert_eq!(status["state"], "TASK_FAILED", "{status}");
     assert_eq!(status["reason"], "REASON_EXECUTOR_REGISTRATION_TIMEOUT");
     assert!(scheduler.next("OFFERS", Duration::from_secs(30)).is_some());

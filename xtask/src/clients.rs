@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use crate::{run, target};
+use crate::{run, servers, target};
 
 /// Tests of stock clients begin so; `--offline` leaves them out by it.
 pub(crate) const TESTS: &str = "stock_client_";
@@ -35,7 +35,7 @@ pub(crate) fn names() -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-fn python_packages(list: &str) -> anyhow::Result<Vec<String>> {
+pub(crate) fn python_packages(list: &str) -> anyhow::Result<Vec<String>> {
     let text = std::fs::read_to_string(list)?;
     let packages = text.lines().map(str::trim);
     let packages = packages.filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -59,17 +59,18 @@ pub(crate) fn install() -> anyhow::Result<()> {
     if let Err(error) = once(&folder.join("node"), PACKAGES, node) {
         missing.push(format!("those of {PACKAGES} (Node): {error:#}"));
     }
+    servers::install(&folder, &mut missing);
     if missing.is_empty() {
         return Ok(());
     }
     bail!(
-        "stock clients cannot be installed:\n  {}\nWithout network, `cargo xtask test --offline` leaves their tests out",
+        "stock clients and servers cannot be installed:\n  {}\nWithout network, `cargo xtask test --offline` leaves their tests out",
         missing.join("\n  ")
     )
 }
 
 /// Makes a folder anew by a list, unless it was made by that same list.
-fn once(
+pub(crate) fn once(
     folder: &Path,
     list: &str,
     make: impl FnOnce(&Path) -> anyhow::Result<()>,

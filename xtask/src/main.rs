@@ -6,6 +6,7 @@
 
 mod clients;
 mod demo;
+mod servers;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -16,10 +17,10 @@ use anyhow::{Context, bail};
 const USAGE: &str = "usage: cargo xtask COMMAND
 
   demo     build everything, start a cluster on loopback and run the main job on it
-  test     build everything and run every test, the demo among them; with --offline without the stock clients
+  test     build everything and run every test, the demo among them; with --offline without the stock clients and servers
   tidy     check the dependency arrows, the module documents and the licences
   guests   build the wasm example guests (into target/guests)
-  clients  install the stock clients that the tests run (into target/clients)";
+  clients  install the stock clients and servers that the tests run (into target/clients)";
 
 fn main() -> ExitCode {
     match command() {
@@ -47,9 +48,9 @@ fn command() -> anyhow::Result<()> {
         ["test", "--offline"] => {
             println!(
                 "offline, so these are not tested: {}",
-                clients::names()?.join(", ")
+                [clients::names()?, servers::names()?].concat().join(", ")
             );
-            test(&["--", "--skip", clients::TESTS])
+            test(&["--", "--skip", clients::TESTS, "--skip", servers::TESTS])
         }
         ["tidy"] => tidy::run(),
         ["guests"] => guests(),

@@ -80,6 +80,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tepui-access",
             "tepui-model",
             "tepui-api",
+            "tepui-fetch",
             "tepui-master",
             "tepui-agent",
             "tepui-executor-wasm",

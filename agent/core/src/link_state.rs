@@ -229,7 +229,12 @@ impl Core {
             Body::ReconcileOperations(reconcile) => self.on_reconcile_operations(reconcile),
             Body::Registered(_) | Body::Refused(_) | Body::Ping(_) => {}
             // The shell answers requests for files.
-            Body::Tail(_) | Body::ReadFile(_) | Body::ListFiles(_) | Body::CancelFile(_) => {}
+            Body::Tail(_)
+            | Body::ReadFile(_)
+            | Body::ListFiles(_)
+            | Body::CancelFile(_)
+            | Body::ArtifactHolders(_)
+            | Body::ArtifactKey(_) => {}
         }
     }
 
