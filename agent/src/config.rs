@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tepui_access::{Acls, Credential, Credentials};
 pub use tepui_agent_core::{Reconfiguration, Recover};
+use tepui_model::HostRule;
 use tokio_util::sync::CancellationToken;
 
 use crate::tenants::UserRange;
@@ -96,6 +97,10 @@ pub struct Config {
     pub enforce_container_disk_quota: bool,
     /// How often what tasks have on disk is measured, if that is enforced.
     pub container_disk_watch_interval: Duration,
+    /// Directories of the host that wasm tasks may have opened, with what is below them.
+    pub allow_host_directories: Vec<PathBuf>,
+    /// Hosts that wasm tasks may reach.
+    pub allow_hosts: Vec<HostRule>,
     /// Whether tasks and executors run as the user of their command or framework, where the agent is root.
     pub switch_user: bool,
     /// The users wasm executors run as, one for each role; None leaves them the agent's.
@@ -152,6 +157,8 @@ impl Default for Config {
             disk_watch_interval: Duration::from_secs(60),
             enforce_container_disk_quota: false,
             container_disk_watch_interval: Duration::from_secs(15),
+            allow_host_directories: Vec::new(),
+            allow_hosts: Vec::new(),
             switch_user: true,
             executor_uids: Some(UserRange::default()),
             registration_backoff_factor: Duration::from_secs(1),

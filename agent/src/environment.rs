@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tepui_model::format_duration;
 
+use crate::reach::Reach;
 use crate::wall::Wall;
 
 /// Where native programs are found, unless something says otherwise.
@@ -25,6 +26,8 @@ pub(crate) struct Surroundings {
     pub(crate) shutdown_grace_period: Duration,
     pub(crate) reregistration_timeout: Duration,
     pub(crate) recovery_timeout: Duration,
+    /// What of the host wasm tasks may have.
+    pub(crate) reach: Reach,
     /// What the operator gives every executor.
     pub(crate) variables: BTreeMap<String, String>,
 }

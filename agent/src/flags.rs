@@ -57,6 +57,15 @@ impl Config {
             Recover::Cleanup => "cleanup",
         };
         let mut flags = BTreeMap::from([
+            (
+                "allow_host_directories",
+                joined(
+                    self.allow_host_directories
+                        .iter()
+                        .map(|path| path.display()),
+                ),
+            ),
+            ("allow_hosts", joined(&self.allow_hosts)),
             ("attributes", self.attributes.clone()),
             (
                 "authenticate_http_readonly",
@@ -143,6 +152,11 @@ impl Config {
         }
         flags
     }
+}
+
+fn joined<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    let texts: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
+    texts.join(",")
 }
 
 #[cfg(test)]

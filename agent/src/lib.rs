@@ -45,6 +45,7 @@ mod pages;
 mod peer;
 mod persistent;
 mod prepare;
+mod reach;
 mod reads;
 mod request;
 mod resources_flag;

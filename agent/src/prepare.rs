@@ -18,6 +18,7 @@ use crate::fetcher::{FetchError, Fetcher, Wanted};
 use crate::files::Phase;
 use crate::kind::{self, Format, WordsError};
 use crate::persistent::{PersistentError, Volumes};
+use crate::reach::{self, ReachError};
 use crate::sandbox;
 use crate::store::{self, Pin};
 use crate::tenants::TenantError;
@@ -53,6 +54,8 @@ pub(crate) enum PrepareError {
     Tenant(#[from] TenantError),
     #[error("{0}")]
     Compile(#[from] CompileError),
+    #[error(transparent)]
+    Reach(#[from] ReachError),
     #[error(transparent)]
     Volume(#[from] VolumeError),
     #[error("'{name}' is a wasm module; commands of checks run natively")]
@@ -371,6 +374,19 @@ impl Preparer {
         line: &CommandLine,
         program: Program,
     ) -> Result<Ready, PrepareError> {
+        let wasm = order.info.container.as_ref();
+        let wasm = wasm.and_then(|container| container.wasm.as_ref());
+        let (hosts, preopens) = wasm
+            .map(|wasm| (wasm.allowed_hosts.as_slice(), wasm.preopens.clone()))
+            .unwrap_or_default();
+        let network_policy = self.surroundings.reach.policy(hosts)?;
+        let surroundings = Arc::clone(&self.surroundings);
+        let opening =
+            tokio::task::spawn_blocking(move || surroundings.reach.directories(&preopens));
+        let host_directories = opening
+            .await
+            .map_err(|error| PrepareError::Sandbox(error.to_string()))??;
+        let listen = reach::listen(self.surroundings.endpoint.ip(), &reach::ports(&order.info));
         let environment = self.environment_of(order, path, order.info.command.as_ref(), false)?;
         let arguments = line.guest_arguments(&program.name, &environment)?;
         let metered = order.info.limits.contains_key(FUEL);
@@ -387,6 +403,9 @@ impl Preparer {
             metered: Some(metered),
             arguments,
             environment: variables(environment),
+            listen,
+            network_policy,
+            host_directories,
             user: None,
             preopens: Vec::new(),
             mounts: Vec::new(),
@@ -686,6 +705,9 @@ impl Preparer {
         set("MESOS_SANDBOX", path.to_string_lossy().into_owned());
         set("MESOS_TASK_ID", task_id.to_owned());
         set("MESOS_ALLOCATION_ROLE", allocation_role(order));
+        for (name, value) in reach::port_variables(&reach::ports(&order.info)) {
+            set(&name, value);
+        }
         if parent.is_some() {
             let address = self.surroundings.endpoint.ip();
             set("MESOS_CONTAINER_IP", address.to_string());

@@ -41,6 +41,7 @@ use crate::link::{Authority, LinkSettings, keep_linked};
 use crate::owner::{Owner, Parts, live_sandboxes, now};
 use crate::persistent::Volumes;
 use crate::prepare::Preparer;
+use crate::reach::Reach;
 use crate::serve::{self, serve};
 use crate::site::{About, Site, executor_router, router};
 use crate::store::Store;
@@ -126,7 +127,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         &default_role,
         &work_dir,
     )?);
-    let common = common_grants(&work_dir, &executor_socket, &resources);
+    let reach = Reach::new(&config.allow_host_directories, &config.allow_hosts)?;
+    let common = common_grants(&work_dir, &executor_socket, &resources, reach.allowed());
     let wall = {
         let (program, work_dir) = (program.clone(), work_dir.clone());
         let range = config.executor_uids.filter(|_| config.switch_user);
@@ -197,6 +199,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         shutdown_grace_period: config.executor_shutdown_grace_period,
         reregistration_timeout: config.executor_reregistration_timeout,
         recovery_timeout: config.recovery_timeout,
+        reach,
         variables: config.executor_environment_variables.clone(),
     });
     // Somebody else in this process may have installed a provider already; either will do.
@@ -369,7 +372,12 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 
 /// What every wasm executor is given: the way to its agent, compiled code, and the disks volumes may lie on. Whose a volume
 /// is, its owner says.
-fn common_grants(work_dir: &Path, socket: &Path, resources: &[v1::Resource]) -> Vec<Grant> {
+fn common_grants(
+    work_dir: &Path,
+    socket: &Path,
+    resources: &[v1::Resource],
+    directories: &[PathBuf],
+) -> Vec<Grant> {
     let read = |path: PathBuf| Grant {
         path,
         access: tepui_wall::Access::Read,
@@ -384,10 +392,15 @@ fn common_grants(work_dir: &Path, socket: &Path, resources: &[v1::Resource]) -> 
         read(socket.parent().unwrap_or(work_dir).to_path_buf()),
     ]
     .into_iter()
-    .chain(roots.map(|root| Grant {
-        path: PathBuf::from(root),
-        access: tepui_wall::Access::Write,
-    }))
+    .chain(
+        roots
+            .map(PathBuf::from)
+            .chain(directories.iter().cloned())
+            .map(|path| Grant {
+                path,
+                access: tepui_wall::Access::Write,
+            }),
+    )
     .collect()
 }
 

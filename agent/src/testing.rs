@@ -394,6 +394,7 @@ pub(crate) fn surroundings(work_dir: &std::path::Path) -> crate::environment::Su
         shutdown_grace_period: Duration::from_secs(5),
         reregistration_timeout: Duration::from_secs(2),
         recovery_timeout: Duration::from_secs(900),
+        reach: Default::default(),
         variables: Default::default(),
     }
 }

@@ -54,6 +54,7 @@ impl Dev {
                 &work_dir,
             ],
         )?;
+        let directories = own_directories()?;
         let mut processes = vec![master];
         println!("master on http://{address}");
         for number in 1..=self.agents {
@@ -72,6 +73,10 @@ impl Dev {
                 &work_dir,
                 "--resources",
                 &resources,
+                // Whoever runs this has them anyway.
+                "--allow_host_directories",
+                &directories,
+                "--allow_hosts=*,localhost,127.0.0.0/8,::1",
             ];
             let (agent, endpoint) = start("agent", &words)?;
             println!("agent {number} on {endpoint}: {resources}");
@@ -92,6 +97,23 @@ impl Dev {
         let mem = (total_kb / 1024).saturating_sub(1024).max(512) / u64::from(self.agents);
         Ok(format!("cpus:{cpus:.3};mem:{mem}"))
     }
+}
+
+/// Those that guests may have opened: where this was started, and the home of who did.
+fn own_directories() -> anyhow::Result<String> {
+    let here = std::env::current_dir()?;
+    let home = std::env::home_dir().filter(|home| home.is_dir());
+    let all: Vec<String> = [Some(here), home]
+        .into_iter()
+        .flatten()
+        // The list has commas between them.
+        .filter(|path| {
+            path != std::path::Path::new("/")
+                && !path.as_os_str().as_encoded_bytes().contains(&b',')
+        })
+        .map(|path| path.display().to_string())
+        .collect();
+    Ok(all.join(","))
 }
 
 /// Starts one role of this binary and waits until it listens. It dies with this process, however that ends.

@@ -17,6 +17,7 @@ mod roles;
 mod run;
 mod sources;
 mod table;
+mod wasm;
 
 use std::process::ExitCode;
 

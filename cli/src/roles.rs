@@ -216,6 +216,13 @@ pub(crate) struct Agent {
     /// How often that is measured
     #[arg(long, default_value = "15secs", value_parser = duration)]
     container_disk_watch_interval: Duration,
+    /// Directories of this machine that wasm tasks may have opened (--mount), with all below them; separated by commas
+    #[arg(long, value_delimiter = ',')]
+    allow_host_directories: Vec<PathBuf>,
+    /// Hosts that wasm tasks may reach (--allow-net): names, *.domains, addresses, networks, *, each with :PORT or
+    /// without; separated by commas
+    #[arg(long, value_delimiter = ',', value_parser = host_rule)]
+    allow_hosts: Vec<tepui_model::HostRule>,
     /// Run tasks and executors as the user of their command or framework, if this agent is root
     #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
@@ -301,6 +308,10 @@ fn attributes(text: &str) -> Result<String, String> {
     }
 }
 
+fn host_rule(text: &str) -> Result<tepui_model::HostRule, String> {
+    tepui_model::HostRule::parse(text).map_err(|error| error.to_string())
+}
+
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     tepui_model::parse_size(text).map_err(|error| error.to_string())
 }
@@ -348,6 +359,8 @@ impl Agent {
             config.disk_watch_interval = self.disk_watch_interval;
             config.enforce_container_disk_quota = self.enforce_container_disk_quota;
             config.container_disk_watch_interval = self.container_disk_watch_interval;
+            config.allow_host_directories = self.allow_host_directories;
+            config.allow_hosts = self.allow_hosts;
             config.switch_user = self.switch_user;
             config.program = self.executor_program;
             config.executor_uids = self.executor_uids.0;

@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use tepui_api::ext::WasmInfo;
+use tepui_api::ext::wasm_info::Preopen;
 use tepui_api::v1;
 use tepui_api::v1::task_status::Reason;
 use tepui_sdk_scheduler::{Config, Event, Events, Scheduler, connect};
 
 use crate::client::{self, Client, MasterAddress};
-use crate::logs;
+use crate::{logs, wasm};
 
 /// Exit codes that say the task did not end by itself. A guest may use the same numbers; the line on stderr tells.
 mod exit {
@@ -63,6 +65,16 @@ pub(crate) struct Run {
     /// An environment variable, NAME=VALUE; may be repeated
     #[arg(long, value_parser = parse_variable)]
     env: Vec<(String, String)>,
+    /// A directory of the agent's machine the guest sees at GUEST, where the agent's operator allows it; may be repeated
+    #[arg(long, value_name = "HOST:GUEST[:ro]", value_parser = wasm::parse_mount)]
+    mount: Vec<Preopen>,
+    /// A host the guest may reach, where the agent's operator allows it; may be repeated
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = wasm::parse_host)]
+    allow_net: Vec<String>,
+    #[command(flatten)]
+    service: wasm::Service,
+    #[command(flatten)]
+    bounds: wasm::Bounds,
     /// A further file to fetch into the sandbox: URL or URL=NAME; may be repeated
     #[arg(long, value_name = "URL[=NAME]")]
     fetch: Vec<String>,
@@ -110,6 +122,8 @@ fn parse_variable(text: &str) -> Result<(String, String), String> {
 /// What is to be run, and what has to be fetched for it.
 struct Body {
     name: String,
+    /// Whether it needs something to listen on.
+    serves: bool,
     uris: Vec<v1::command_info::Uri>,
     words: Vec<String>,
 }
@@ -149,16 +163,23 @@ impl Run {
                     "--fuel is counted by the wasm runtime; a native command has none: use --time"
                 );
             }
+            if self.wasm_info().is_some() {
+                bail!(
+                    "--mount, --allow-net, --coredump and the like are for wasm; a native command sees the agent's machine as it is"
+                );
+            }
             let name = Path::new(first)
                 .file_name()
                 .and_then(|name| name.to_str())
                 .unwrap_or("command");
             return Ok(Body {
                 name: self.task_name(name),
+                serves: self.service.port.is_some(),
                 uris,
                 words: self.arguments.clone(),
             });
         };
+        let mut serves = self.service.port.is_some();
         let (url, file, sha256) = if program.contains("://") {
             let path = program.split(['?', '#']).next().unwrap_or(program);
             let file = path
@@ -175,6 +196,7 @@ impl Run {
                 .and_then(|name| name.to_str())
                 .context("the file has no name")?
                 .to_owned();
+            serves |= wasm::is_service(&path);
             let artifact = crate::artifact::put(client, &path, None).await?;
             let url = client::text(&artifact, &["url"]).to_owned();
             (
@@ -204,9 +226,24 @@ impl Run {
         words.extend(self.arguments.iter().cloned());
         Ok(Body {
             name: self.task_name(&stem),
+            serves,
             uris,
             words,
         })
+    }
+
+    /// What is asked of the wasm runtime beyond the ordinary.
+    fn wasm_info(&self) -> Option<WasmInfo> {
+        let info = WasmInfo {
+            allowed_hosts: self.allow_net.clone(),
+            preopens: self.mount.clone(),
+            service: self.service.info(),
+            coredump: self.bounds.coredump.then_some(true),
+            output_bytes: self.bounds.output,
+            handles: self.bounds.handles,
+            ..WasmInfo::default()
+        };
+        (info != WasmInfo::default()).then_some(info)
     }
 
     fn task_name(&self, default: &str) -> String {
@@ -265,6 +302,8 @@ impl Run {
             body,
             framework_id: String::new(),
             launched: None,
+            hostname: String::new(),
+            said_where: false,
         };
         let code = job.follow_to_the_end().await;
         // Whatever happened, nothing of ours stays behind; a master that is gone cannot be told.
@@ -281,8 +320,10 @@ struct Job<'a> {
     task_id: String,
     body: Body,
     framework_id: String,
-    /// The agent the task went to.
+    /// The agent the task went to, and the machine it is on.
     launched: Option<v1::AgentId>,
+    hostname: String,
+    said_where: bool,
 }
 
 impl Job<'_> {
@@ -341,6 +382,9 @@ impl Job<'_> {
                             self.task_id
                         );
                     }
+                    if state == v1::TaskState::TaskRunning {
+                        self.say_where(status.message());
+                    }
                     let began = matches!(
                         state,
                         v1::TaskState::TaskStarting | v1::TaskState::TaskRunning
@@ -386,9 +430,29 @@ impl Job<'_> {
         })
     }
 
+    /// A service says where it listens when it does.
+    fn say_where(&mut self, message: &str) {
+        let Some(address) = message.strip_prefix("listening on ") else {
+            return;
+        };
+        let port = address.rsplit(':').next().unwrap_or_default();
+        let host = match address.starts_with("0.0.0.0:") || address.starts_with("[::]:") {
+            true => self.hostname.as_str(),
+            false => address.strip_suffix(&format!(":{port}")).unwrap_or(address),
+        };
+        if !std::mem::replace(&mut self.said_where, true) {
+            eprintln!("tepui: {} serves http://{host}:{port}/", self.task_id);
+        }
+    }
+
     fn wish(&self) -> String {
+        let port = match (self.body.serves, self.run.service.port) {
+            (false, _) => String::new(),
+            (true, None | Some(0)) => ", a port".to_owned(),
+            (true, Some(port)) => format!(", port {port}"),
+        };
         format!(
-            "cpus {}, mem {} MB in role {}",
+            "cpus {}, mem {} MB{port} in role {}",
             self.run.cpus,
             self.run.mem >> 20,
             self.run.role
@@ -407,20 +471,28 @@ impl Job<'_> {
                 .sum()
         };
         let mem = (self.run.mem >> 20) as f64;
-        let fits = held("cpus") >= self.run.cpus && held("mem") >= mem;
+        let port = match self.body.serves {
+            true => wasm::choose_port(&offer, self.run.service.port),
+            false => None,
+        };
+        let has_port = port.is_some() || !self.body.serves;
+        let fits = held("cpus") >= self.run.cpus && held("mem") >= mem && has_port;
         if self.launched.is_some() || !fits {
             *nearest = format!(
-                "{} offered cpus {}, mem {} MB",
+                "{} offered cpus {}, mem {} MB{}",
                 offer.hostname,
                 held("cpus"),
-                held("mem")
+                held("mem"),
+                if has_port { "" } else { ", no such port" }
             );
             return Ok(self
                 .scheduler
                 .decline(std::slice::from_ref(&offer.id), None)
                 .await?);
         }
-        let task = self.task(&offer, mem);
+        let mut task = self.task(&offer, mem);
+        task.resources.extend(port.map(wasm::port_resource));
+        self.hostname.clone_from(&offer.hostname);
         self.scheduler
             .launch(std::slice::from_ref(&offer.id), vec![task])
             .await?;
@@ -471,6 +543,11 @@ impl Job<'_> {
                 .map(|fuel| ("fuel".to_owned(), v1::value::Scalar { value: fuel as f64 }))
                 .into_iter()
                 .collect(),
+            container: self.run.wasm_info().map(|wasm| v1::ContainerInfo {
+                r#type: v1::container_info::Type::Wasm as i32,
+                wasm: Some(wasm),
+                ..Default::default()
+            }),
             max_completion_time: self.run.time.map(|time| v1::DurationInfo {
                 nanoseconds: nanoseconds(time),
             }),

@@ -5,16 +5,20 @@
 //! memory for an instance, which the compiled form does not depend on. Memories keep wasmtime's reservation of 4 GiB of
 //! address space, with which 32-bit modules need no bounds checks.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, Linker, PoolingAllocationConfig,
-    WasmBacktraceDetails, component,
+    StoreContextMut, WasmBacktraceDetails, component,
 };
 use wasmtime_wasi::I32Exit;
+use wasmtime_wasi::p2::Network;
+use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::Host as _;
+use wasmtime_wasi::p2::bindings::sockets::network::ErrorCode;
+use wasmtime_wasi::sockets::WasiSocketsView as _;
 
-use crate::task::State;
+use crate::store::State;
 
 /// Most slots of one pool: each reserves 4 GiB, and a process has 128 TiB to give.
 pub(crate) const POOL_SLOTS_MAX: usize = 10_000;
@@ -120,10 +124,34 @@ pub(crate) fn component_linker(engine: &Engine) -> Result<component::Linker<Stat
     let mut linker = component::Linker::<State>::new(engine);
     let link = |linker: &mut component::Linker<State>| {
         wasmtime_wasi::p2::add_to_linker_async(linker)?;
-        wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+        only_lookups_allowed(linker)
     };
     link(&mut linker).map_err(|error: wasmtime::Error| EngineError::new(&error))?;
     Ok(linker)
+}
+
+/// A lookup tells a server somewhere what is asked for, so that it is a way out by itself.
+fn only_lookups_allowed(linker: &mut component::Linker<State>) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
+    linker
+        .instance("wasi:sockets/ip-name-lookup@0.2.12")?
+        .func_wrap(
+            "resolve-addresses",
+            |mut store: StoreContextMut<'_, State>,
+             (network, name): (component::Resource<Network>, String)| {
+                let state = store.data_mut();
+                if !state.allows_lookup(&name) {
+                    return Ok((Err(ErrorCode::AccessDenied),));
+                }
+                match state.sockets().resolve_addresses(network, name) {
+                    Ok(stream) => Ok((Ok(stream),)),
+                    Err(error) => Ok((Err(error.downcast()?),)),
+                }
+            },
+        )?;
+    linker.allow_shadowing(false);
+    Ok(())
 }
 
 /// An engine and what modules and components of it are linked with.
@@ -164,24 +192,25 @@ pub(crate) struct Engines {
 }
 
 /// Where an instance lives; dropped when it is gone.
-pub(crate) struct Place<'a> {
-    engines: &'a Engines,
+pub(crate) struct Place {
+    engines: Arc<Engines>,
     maps: usize,
-    slot_of: Option<&'a Flavour>,
+    slot_of: Option<Metering>,
 }
 
-impl Place<'_> {
+impl Place {
     pub(crate) fn is_pooled(&self) -> bool {
         self.slot_of.is_some()
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         self.engines
             .maps_taken
             .fetch_sub(self.maps, Ordering::Relaxed);
-        if let Some(flavour) = self.slot_of {
+        let flavour = self.slot_of.map(|metering| self.engines.cell(metering));
+        if let Some(flavour) = flavour.and_then(OnceLock::get) {
             flavour.slots_taken.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -255,12 +284,13 @@ impl Engines {
     }
 
     /// Reserves what one more instance with so many memories takes. `None`: the process is full.
-    pub(crate) fn place<'a>(
-        &'a self,
-        flavour: &'a Flavour,
+    pub(crate) fn place(
+        self: &Arc<Self>,
+        metering: Metering,
         may_pool: bool,
         memories: u32,
-    ) -> Option<Place<'a>> {
+    ) -> Option<Place> {
+        let flavour = self.cell(metering).get()?;
         let slot_of = (may_pool && flavour.pooled.is_some() && {
             let taken =
                 flavour
@@ -270,7 +300,7 @@ impl Engines {
                     });
             taken.is_ok()
         })
-        .then_some(flavour);
+        .then_some(metering);
         let maps = if slot_of.is_some() {
             MAPS_POOLED
         } else {
@@ -279,7 +309,7 @@ impl Engines {
         let before = self.maps_taken.fetch_add(maps, Ordering::Relaxed);
         // Made at once, so that it is given back if it was too much.
         let place = Place {
-            engines: self,
+            engines: Arc::clone(self),
             maps,
             slot_of,
         };
@@ -331,16 +361,24 @@ mod tests {
 
     #[test]
     fn places_run_out_and_come_back() {
-        let engines = Engines::new(2, 2 * MAPS_POOL_SLOT + 2 * MAPS_POOLED + MAPS_ON_DEMAND);
-        let flavour = engines.flavour(Metering::Plain).expect("engines");
-        let first = engines.place(flavour, true, 1).expect("a slot");
-        let second = engines.place(flavour, true, 1).expect("a slot");
+        let engines = Arc::new(Engines::new(
+            2,
+            2 * MAPS_POOL_SLOT + 2 * MAPS_POOLED + MAPS_ON_DEMAND,
+        ));
+        engines.flavour(Metering::Plain).expect("engines");
+        let first = engines.place(Metering::Plain, true, 1).expect("a slot");
+        let second = engines.place(Metering::Plain, true, 1).expect("a slot");
         let third = engines
-            .place(flavour, true, 1)
+            .place(Metering::Plain, true, 1)
             .expect("room outside the pool");
         assert!(first.is_pooled() && second.is_pooled() && !third.is_pooled());
-        assert!(engines.place(flavour, true, 1).is_none());
+        assert!(engines.place(Metering::Plain, true, 1).is_none());
         drop(second);
-        assert!(engines.place(flavour, true, 1).expect("a slot").is_pooled());
+        assert!(
+            engines
+                .place(Metering::Plain, true, 1)
+                .expect("a slot")
+                .is_pooled()
+        );
     }
 }

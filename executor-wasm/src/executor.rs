@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tepui_api::v1::framework_info::capability;
-use tepui_api::v1::{TaskInfo, TaskState, TaskStatus};
+use tepui_api::v1::{KillPolicy, TaskInfo, TaskState, TaskStatus};
 use tepui_sdk_executor::{Checks, Condition, Config, Event, Handle, News, connect};
 use tepui_wall::Plan;
 use tokio::sync::{Notify, mpsc, watch};
@@ -80,8 +80,10 @@ async fn serve(config: Config, runtime: &Runtime, commands: Arc<Runner>) -> std:
                     tasks.launch(runtime, task);
                 }
             }
-            // A module has no signals to be warned by, so there is no grace to give.
-            Event::Kill { task_id, .. } => tasks.kill(&task_id),
+            Event::Kill {
+                task_id,
+                kill_policy,
+            } => tasks.kill(&task_id, grace_of(kill_policy.as_ref())),
             Event::Shutdown => {
                 agent_is_there = true;
                 break;
@@ -110,6 +112,19 @@ struct Live {
     probing: Option<AbortHandle>,
     /// Its end was asked for; what its checks find is of no interest any more.
     killed: bool,
+    /// What it has to finish in when it is killed.
+    grace: Duration,
+}
+
+/// The grace of a task that names none. Only services can make use of one: a module has no signals to be warned by.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// The grace a kill policy names.
+fn grace_of(policy: Option<&KillPolicy>) -> Option<Duration> {
+    let grace = policy?.grace_period.as_ref()?;
+    Some(Duration::from_nanos(
+        u64::try_from(grace.nanoseconds).unwrap_or(0),
+    ))
 }
 
 impl Drop for Live {
@@ -145,8 +160,8 @@ impl Shared {
         self.handle.update(status);
     }
 
-    fn kill(&self, task_id: &str, live: &mut Live) {
-        live.task.kill();
+    fn kill(&self, task_id: &str, live: &mut Live, grace: Option<Duration>) {
+        live.task.kill(grace.unwrap_or(live.grace));
         if !std::mem::replace(&mut live.killed, true) && self.tells_killing.load(Ordering::Relaxed)
         {
             self.tell(&live.condition, bare(task_id, TaskState::TaskKilling));
@@ -163,7 +178,12 @@ impl Shared {
         let Some(live) = alive.get_mut(task_id) else {
             return;
         };
-        self.tell(&live.condition, bare(task_id, TaskState::TaskRunning));
+        let mut running = bare(task_id, TaskState::TaskRunning);
+        if live.task.is_service() {
+            let address = task.plan.as_ref().and_then(|plan| plan.listen.first());
+            running.message = address.map(|address| format!("listening on {address}"));
+        }
+        self.tell(&live.condition, running);
         let Some(checks) = Checks::of(task).filter(|_| !live.killed) else {
             return;
         };
@@ -192,7 +212,7 @@ impl Shared {
         status.task_id.value = task_id.to_owned();
         self.handle.update(status);
         if let News::Health { kill: true, .. } = news {
-            self.kill(task_id, live);
+            self.kill(task_id, live, None);
         }
     }
 
@@ -251,13 +271,14 @@ impl Tasks {
             condition,
             probing: None,
             killed: false,
+            grace: grace_of(task.kill_policy.as_ref()).unwrap_or(GRACE),
         };
         alive.insert(task_id, live);
     }
 
-    fn kill(&self, task_id: &str) {
+    fn kill(&self, task_id: &str, grace: Option<Duration>) {
         match self.0.lock().get_mut(task_id) {
-            Some(live) => self.0.kill(task_id, live),
+            Some(live) => self.0.kill(task_id, live, grace),
             // Its last status is under way already.
             None => tracing::debug!(task_id, "a task that is not here is to be killed"),
         }
@@ -272,7 +293,8 @@ impl Tasks {
             }
             for live in alive.values_mut() {
                 live.killed = true;
-                live.task.kill();
+                // Of the patience some is left for telling the ends.
+                live.task.kill(live.grace.min(patience * 4 / 5));
             }
         }
         if tokio::time::timeout(patience, emptied).await.is_err() {

@@ -4,9 +4,7 @@
 //! the epoch clock and goes to the end of the queue; one that sleeps in a host call is ended by dropping its future.
 
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
@@ -17,7 +15,9 @@ use crate::limits::{MemoryLimit, Meter};
 use crate::modules::Modules;
 use crate::output::Quota;
 use crate::spec::TaskSpec;
-use crate::task::{self, End, Surroundings, Switch};
+use crate::switch::Switch;
+use crate::task::{self, End, Surroundings};
+use crate::timed::Timed;
 use crate::verdict::{Ending, Usage};
 
 /// Length of a slice.
@@ -97,9 +97,15 @@ pub struct TaskHandle {
 }
 
 impl TaskHandle {
-    /// Ends the task at its next instruction or in its sleep; what it did until then stays. Its ending is reported.
-    pub fn kill(&self) {
-        self.switch.turn_off();
+    /// Ends the task at its next instruction or in its sleep; what it did until then stays. A service first finishes what
+    /// it has begun, for as long as the grace allows. Its ending is reported.
+    pub fn kill(&self, grace: Duration) {
+        self.switch.wind_down(grace);
+    }
+
+    /// Whether it turned out to be a service; known when it has started.
+    pub(crate) fn is_service(&self) -> bool {
+        self.meter.requests.told().is_some()
     }
 
     /// The processor time it has used so far, in nanoseconds.
@@ -122,7 +128,7 @@ pub struct Runtime {
 
 struct Inner {
     engines: Arc<Engines>,
-    modules: Modules,
+    modules: Arc<Modules>,
     outputs: Arc<Quota>,
     sandboxes: Arc<Quota>,
     pace: Arc<Pace>,
@@ -149,7 +155,7 @@ impl Runtime {
             })?;
         Ok(Self {
             inner: Arc::new(Inner {
-                modules: Modules::new(Arc::clone(&engines)),
+                modules: Arc::new(Modules::new(Arc::clone(&engines))),
                 engines,
                 // A third is left for output files: without one, a write opens its file for itself.
                 outputs: Quota::new(settings.descriptors / 3),
@@ -173,6 +179,7 @@ impl Runtime {
         };
         let meter = Arc::clone(&handle.meter);
         let inner = Arc::clone(&self.inner);
+        let spec = Arc::new(spec);
         let guests = self
             .guests
             .as_ref()
@@ -197,27 +204,27 @@ impl Drop for Runtime {
 
 async fn supervise(
     inner: &Inner,
-    spec: &TaskSpec,
+    spec: &Arc<TaskSpec>,
     switch: &Arc<Switch>,
     meter: &Arc<Meter>,
     report: &mut (impl FnMut(Progress) + Send),
 ) -> Outcome {
     let began = Instant::now();
     let surroundings = Surroundings {
-        engines: &inner.engines,
-        modules: &inner.modules,
-        outputs: &inner.outputs,
-        sandboxes: &inner.sandboxes,
-        meter,
-        switch,
+        engines: Arc::clone(&inner.engines),
+        modules: Arc::clone(&inner.modules),
+        outputs: Arc::clone(&inner.outputs),
+        sandboxes: Arc::clone(&inner.sandboxes),
+        meter: Arc::clone(meter),
+        switch: Arc::clone(switch),
     };
     let mut started = || report(Progress::Started);
     let end = {
         let _running = inner.pace.run();
-        let guest = Timed {
-            guest: Box::pin(task::run(spec, surroundings, &mut started)),
-            meter,
-        };
+        let guest = Timed::new(
+            task::run(spec, surroundings, &mut started),
+            Arc::clone(meter),
+        );
         // A mistake of ours in a host function must not leave a task without an ending.
         let guest = AssertUnwindSafe(guest).catch_unwind();
         let limit = async {
@@ -257,40 +264,9 @@ async fn supervise(
             memory_limit: spec.memory_limit,
             cpu_time: Duration::from_nanos(meter.cpu_ns()),
             wall_time: began.elapsed(),
+            requests: meter.requests.told(),
         },
     }
-}
-
-/// Counts the processor time of the polls of a guest. Host calls that were given to another thread are not in it.
-struct Timed<'a, F> {
-    guest: Pin<Box<F>>,
-    meter: &'a Meter,
-}
-
-impl<F: Future> Future for Timed<'_, F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let before = thread_cpu_ns();
-        let poll = self.guest.as_mut().poll(context);
-        self.meter
-            .add_cpu_ns(thread_cpu_ns().saturating_sub(before));
-        poll
-    }
-}
-
-fn thread_cpu_ns() -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the call writes one timespec to the place it is given, which is one.
-    let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) } != 0;
-    if failed {
-        return 0;
-    }
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000
-        + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
 /// The epoch clock. It stands still while no guest is there, so that an idle executor costs nothing.

@@ -7,6 +7,8 @@
 
 mod commands;
 mod compile;
+mod egress;
+mod ending;
 mod engines;
 mod executor;
 mod governor;
@@ -15,18 +17,24 @@ mod limits;
 mod modules;
 mod output;
 mod report;
+mod requests;
 mod runner;
+mod service;
 mod spec;
+mod store;
+mod switch;
 mod task;
+mod timed;
 mod verdict;
 mod world;
 
 pub use compile::{CompileError, compatibility_key, compile};
+pub use egress::Egress;
 pub use engines::{EngineError, Metering};
 pub use executor::run;
 pub use governor::{Outcome, Progress, Runtime, RuntimeError, Settings, TaskHandle};
 pub use limits::MemoryLimit;
 pub use modules::ModuleFile;
-pub use spec::{MemoryPolicy, SpecError, TaskSpec, Volume};
-pub use verdict::{Ending, Usage, verdict};
+pub use spec::{MemoryPolicy, Serving, SpecError, TaskSpec, Volume};
+pub use verdict::{Ending, Requests, Usage, verdict};
 pub use world::Shape;

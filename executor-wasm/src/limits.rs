@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tepui_model::format_bytes;
 use wasmtime::ResourceLimiter;
 
 use crate::spec::MemoryPolicy;
+use crate::verdict::Requests;
 
 /// What a table's element costs the host.
 const TABLE_ELEMENT_BYTES: u64 = 8;
@@ -41,9 +42,23 @@ impl std::error::Error for MemoryLimit {}
 /// with it if the task is killed.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
+    /// Of all stores of the task; a service has one for each instance.
+    memory: AtomicU64,
     memory_peak: AtomicU64,
     fuel_left: AtomicU64,
     cpu_ns: AtomicU64,
+    pub(crate) requests: RequestCounts,
+}
+
+/// What became of the requests to a service.
+#[derive(Debug, Default)]
+pub(crate) struct RequestCounts {
+    /// Whether there can be any.
+    pub(crate) served: AtomicBool,
+    pub(crate) answered: AtomicU64,
+    pub(crate) failed: AtomicU64,
+    pub(crate) timed_out: AtomicU64,
+    pub(crate) turned_away: AtomicU64,
 }
 
 impl Meter {
@@ -59,6 +74,14 @@ impl Meter {
         self.fuel_left.store(fuel, Ordering::Relaxed);
     }
 
+    /// Takes what a store burnt from what its task has left.
+    pub(crate) fn burn(&self, fuel: u64) {
+        let left = |left: u64| Some(left.saturating_sub(fuel));
+        let _ = self
+            .fuel_left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
+    }
+
     pub(crate) fn cpu_ns(&self) -> u64 {
         self.cpu_ns.load(Ordering::Relaxed)
     }
@@ -68,10 +91,25 @@ impl Meter {
     }
 }
 
+impl RequestCounts {
+    pub(crate) fn told(&self) -> Option<Requests> {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        self.served.load(Ordering::Relaxed).then(|| Requests {
+            answered: read(&self.answered),
+            failed: read(&self.failed),
+            timed_out: read(&self.timed_out),
+            turned_away: read(&self.turned_away),
+        })
+    }
+}
+
 /// Counts what a store holds and refuses what is too much.
 #[derive(Debug)]
 pub(crate) struct Limits {
+    /// Of the task.
     limit: Option<u64>,
+    /// Of this store.
+    own_limit: Option<u64>,
     policy: MemoryPolicy,
     held: u64,
     /// What the last granted growth added, in case the system then cannot give it.
@@ -84,6 +122,7 @@ impl Limits {
     pub(crate) fn new(limit: Option<u64>, policy: MemoryPolicy, meter: Arc<Meter>) -> Self {
         Self {
             limit,
+            own_limit: None,
             policy,
             held: 0,
             last: 0,
@@ -92,37 +131,55 @@ impl Limits {
         }
     }
 
+    /// Holds this store, one of several of a task, to a limit of its own as well.
+    pub(crate) fn with_own(mut self, limit: Option<u64>) -> Self {
+        self.own_limit = limit;
+        self
+    }
+
     /// The last growth that was refused.
     pub(crate) fn refused(&self) -> Option<MemoryLimit> {
         self.refused
     }
 
     fn grow(&mut self, wanted: u64) -> wasmtime::Result<bool> {
-        let held = self.held.saturating_add(wanted);
-        match self.limit {
-            Some(limit) if held > limit => {
-                let refused = MemoryLimit {
+        let before = self.meter.memory.fetch_add(wanted, Ordering::Relaxed);
+        let crossed = [(self.own_limit, self.held), (self.limit, before)]
+            .into_iter()
+            .find_map(|(limit, current)| {
+                let limit = limit.filter(|limit| current.saturating_add(wanted) > *limit)?;
+                Some(MemoryLimit {
                     limit,
-                    current: self.held,
+                    current,
                     wanted,
-                };
-                self.refused = Some(refused);
-                match self.policy {
-                    MemoryPolicy::EndTask => Err(refused.into()),
-                    MemoryPolicy::Refuse => Ok(false),
-                }
-            }
-            _ => {
-                self.held = held;
-                self.last = wanted;
-                self.meter.memory_peak.fetch_max(held, Ordering::Relaxed);
-                Ok(true)
-            }
+                })
+            });
+        let Some(refused) = crossed else {
+            self.held += wanted;
+            self.last = wanted;
+            self.meter
+                .memory_peak
+                .fetch_max(before + wanted, Ordering::Relaxed);
+            return Ok(true);
+        };
+        self.meter.memory.fetch_sub(wanted, Ordering::Relaxed);
+        self.refused = Some(refused);
+        match self.policy {
+            MemoryPolicy::EndTask => Err(refused.into()),
+            MemoryPolicy::Refuse => Ok(false),
         }
     }
 
     fn take_back(&mut self) {
-        self.held -= std::mem::take(&mut self.last);
+        let last = std::mem::take(&mut self.last);
+        self.held -= last;
+        self.meter.memory.fetch_sub(last, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Limits {
+    fn drop(&mut self) {
+        self.meter.memory.fetch_sub(self.held, Ordering::Relaxed);
     }
 }
 
@@ -221,6 +278,28 @@ mod tests {
                 .expect("no error")
         );
         assert_eq!(limits.refused(), None);
+    }
+
+    #[test]
+    fn stores_of_one_task_share_its_limit_and_give_back_what_they_held() {
+        let meter = Arc::<Meter>::default();
+        let store = || {
+            Limits::new(
+                Some(64 * MIB as u64),
+                MemoryPolicy::Refuse,
+                Arc::clone(&meter),
+            )
+            .with_own(Some(40 * MIB as u64))
+        };
+        let (mut first, mut second) = (store(), store());
+        assert!(!first.memory_growing(0, 41 * MIB, None).expect("refused"));
+        assert_eq!(first.refused().expect("known").limit, 40 * MIB as u64);
+        assert!(first.memory_growing(0, 40 * MIB, None).expect("granted"));
+        assert!(!second.memory_growing(0, 25 * MIB, None).expect("refused"));
+        assert_eq!(second.refused().expect("known").limit, 64 * MIB as u64);
+        drop(first);
+        assert!(second.memory_growing(0, 25 * MIB, None).expect("granted"));
+        assert_eq!(meter.memory_peak(), 40 * MIB as u64);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use wasmtime::{Engine, ExternType, InstancePre, Module, Precompiled, UnknownImpo
 
 use crate::compile::missing_function;
 use crate::engines::{Engines, Linked, Metering};
-use crate::task::State;
+use crate::store::State;
 use crate::world::Worlds;
 
 /// Modules kept loaded.
@@ -53,6 +54,15 @@ impl LoadedComponent {
         self.component.resources_required()?.max_initial_memory_size
     }
 
+    /// Whether it looks at files at all.
+    pub(crate) fn wants_files(&self) -> bool {
+        let engine = self.component.engine();
+        let wanted = self.component.component_type();
+        wanted
+            .imports(engine)
+            .any(|(name, _)| name.starts_with("wasi:filesystem/preopens"))
+    }
+
     pub(crate) fn memories(&self) -> u32 {
         let needs = self.component.resources_required();
         needs.map_or(1, |needs| needs.num_memories.max(1))
@@ -67,6 +77,14 @@ pub(crate) struct Forms<P> {
 }
 
 impl<P> Forms<P> {
+    /// The same forms of something made of them.
+    pub(crate) fn try_map<Q, E>(&self, make: impl Fn(&P) -> Result<Q, E>) -> Result<Forms<Q>, E> {
+        Ok(Forms {
+            pooled: self.pooled.as_ref().map(&make).transpose()?,
+            on_demand: make(&self.on_demand)?,
+        })
+    }
+
     pub(crate) fn of(&self, pooled: bool) -> &P {
         match &self.pooled {
             Some(form) if pooled => form,
@@ -172,8 +190,8 @@ fn load(engines: &Engines, file: &ModuleFile) -> Result<Loaded, String> {
     };
     // Code with needs beyond those of a slot does not load into the pool's engine. That is all right.
     let pooled = flavour.pooled.as_ref();
-    match Engine::detect_precompiled_file(opened.path()) {
-        Ok(Some(Precompiled::Component)) => {
+    match opened.kind() {
+        Some(Precompiled::Component) => {
             let component = opened.component(&flavour.on_demand).map_err(unfit)?;
             let on_demand = link_component(&flavour.on_demand, &component)?;
             let pooled = pooled.and_then(|linked| {
@@ -222,6 +240,26 @@ impl Opened {
         PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
     }
 
+    /// Behind a wall there may be no such paths.
+    fn has_path(&self) -> bool {
+        File::open(self.path()).is_ok()
+    }
+
+    fn content(&self) -> wasmtime::Result<Vec<u8>> {
+        let mut code = Vec::new();
+        let mut file = self.0.try_clone()?;
+        file.rewind()?;
+        file.read_to_end(&mut code)?;
+        Ok(code)
+    }
+
+    fn kind(&self) -> Option<Precompiled> {
+        if self.has_path() {
+            return Engine::detect_precompiled_file(self.path()).ok().flatten();
+        }
+        Engine::detect_precompiled(&self.content().ok()?)
+    }
+
     fn module(&self, linked: &Linked) -> wasmtime::Result<Module> {
         let file = self.0.try_clone()?;
         // SAFETY: the agent names only files its own compiler wrote into its own cache, by a rename of a finished file
@@ -230,8 +268,13 @@ impl Opened {
     }
 
     fn component(&self, linked: &Linked) -> wasmtime::Result<Component> {
-        // SAFETY: as above; the path leads to the file that was opened.
-        unsafe { Component::deserialize_file(&linked.engine, self.path()) }
+        if self.has_path() {
+            // SAFETY: as above; the path leads to the file that was opened.
+            return unsafe { Component::deserialize_file(&linked.engine, self.path()) };
+        }
+        let code = self.content()?;
+        // SAFETY: as above.
+        unsafe { Component::deserialize(&linked.engine, &code) }
     }
 }
 

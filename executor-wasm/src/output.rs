@@ -84,7 +84,7 @@ impl Output {
     }
 
     /// Appends at once: a line must be seen when it was written.
-    fn append(&self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn append(&self, bytes: &[u8]) -> io::Result<()> {
         if let Some((file, _)) = self.inner.open.get() {
             return (&*file).write_all(bytes);
         }

@@ -1,11 +1,14 @@
 //! What is to be run, read from the TaskInfo and the plan the agent put into it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tepui_api::ext::{self, launch_plan, wasm_info};
 use tepui_api::v1::TaskInfo;
 
+use crate::egress::Egress;
 use crate::engines::Metering;
 use crate::modules::ModuleFile;
 
@@ -30,6 +33,10 @@ pub struct TaskSpec {
     pub sandbox: PathBuf,
     /// Further directories, opened at the paths its guest knows them by.
     pub volumes: Vec<Volume>,
+    /// The same of the host's own directories, which no link may lead to.
+    pub mounts: Vec<Volume>,
+    /// Whom it may reach.
+    pub egress: Arc<Egress>,
     /// The argument vector, program name first.
     pub arguments: Vec<String>,
     /// The whole environment.
@@ -46,6 +53,54 @@ pub struct TaskSpec {
     pub time_limit: Option<Duration>,
     /// Its weight among the tasks of this process.
     pub cpus: f64,
+    /// Where it may listen; a service does at the first.
+    pub listen: Vec<SocketAddr>,
+    /// How it is served, if it is a service.
+    pub serving: Serving,
+}
+
+/// The bounds of an HTTP service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Serving {
+    /// Requests an instance answers before another takes its place; at least 1.
+    pub reuse: u32,
+    /// How long an instance waits for its next request.
+    pub idle: Duration,
+    /// From a request's head to the end of its answer.
+    pub request_time: Option<Duration>,
+    /// Bytes one instance may hold.
+    pub instance_memory: Option<u64>,
+    /// Requests at once.
+    pub requests: usize,
+    /// Connections at once.
+    pub connections: usize,
+    /// How long what is too much waits.
+    pub queue: Duration,
+}
+
+impl Default for Serving {
+    fn default() -> Self {
+        Self::of(&wasm_info::Service::default())
+    }
+}
+
+impl Serving {
+    /// More is not served at once, whatever is asked for.
+    const MOST: u32 = 10_000;
+
+    fn of(service: &wasm_info::Service) -> Self {
+        let bounded = |count: u32| usize::try_from(count.clamp(1, Self::MOST)).unwrap_or(1);
+        let request = service.request_ms();
+        Self {
+            reuse: service.reuse().max(1),
+            idle: Duration::from_millis(service.idle_ms()),
+            request_time: (request > 0).then(|| Duration::from_millis(request)),
+            instance_memory: service.instance_memory_bytes,
+            requests: bounded(service.concurrent_requests()),
+            connections: bounded(service.connections()),
+            queue: Duration::from_millis(service.queue_ms()),
+        }
+    }
 }
 
 /// A directory of the host a guest sees.
@@ -74,12 +129,6 @@ pub enum SpecError {
     /// A fuel limit, and a module that does not count.
     #[error("the task has a fuel limit, but its module was compiled without fuel")]
     NotMetered,
-    /// Host directories were asked for.
-    #[error("no host directory is opened to wasm tasks here; the task asks for {path}")]
-    Preopen {
-        /// The first one asked for.
-        path: String,
-    },
 }
 
 impl TaskSpec {
@@ -107,11 +156,18 @@ impl TaskSpec {
             .container
             .as_ref()
             .and_then(|container| container.wasm.as_ref());
-        if let Some(preopen) = wasm.and_then(|wasm| wasm.preopens.first()) {
-            return Err(SpecError::Preopen {
-                path: preopen.host_path.clone(),
-            });
-        }
+        let listen: Vec<SocketAddr> = plan
+            .listen
+            .iter()
+            .filter_map(|address| address.parse().ok())
+            .collect();
+        let hosts = wasm.map(|wasm| wasm.allowed_hosts.as_slice());
+        let egress = Egress::new(hosts.unwrap_or_default(), &plan.network_policy, &listen);
+        let volume = |preopen: &wasm_info::Preopen| Volume {
+            host: PathBuf::from(&preopen.host_path),
+            guest: preopen.guest_path.clone(),
+            read_only: preopen.read_only(),
+        };
         Ok(Self {
             task_id: task.task_id.value.clone(),
             module: ModuleFile {
@@ -120,15 +176,9 @@ impl TaskSpec {
                 metering,
             },
             sandbox: PathBuf::from(&plan.sandbox),
-            volumes: plan
-                .preopens
-                .iter()
-                .map(|preopen| Volume {
-                    host: PathBuf::from(&preopen.host_path),
-                    guest: preopen.guest_path.clone(),
-                    read_only: preopen.read_only(),
-                })
-                .collect(),
+            volumes: plan.preopens.iter().map(volume).collect(),
+            mounts: plan.host_directories.iter().map(volume).collect(),
+            egress: Arc::new(egress),
             arguments: plan.arguments.clone(),
             environment: plan
                 .environment
@@ -149,6 +199,11 @@ impl TaskSpec {
                 .max_completion_time
                 .map(|time| Duration::from_nanos(u64::try_from(time.nanoseconds).unwrap_or(0))),
             cpus: resource(task, "cpus").unwrap_or(0.0),
+            listen,
+            serving: wasm
+                .and_then(|wasm| wasm.service.as_ref())
+                .map(Serving::of)
+                .unwrap_or_default(),
         })
     }
 }
@@ -180,9 +235,7 @@ fn memory_limit(task: &TaskInfo) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use tepui_api::v1::{
-        ContainerInfo, DurationInfo, Environment, Resource, TaskId, environment, value,
-    };
+    use tepui_api::v1::{DurationInfo, Environment, Resource, TaskId, environment, value};
 
     use super::*;
 
@@ -254,23 +307,6 @@ mod tests {
         fuel.limits
             .insert("fuel".to_owned(), value::Scalar { value: 5.0 });
         assert_eq!(TaskSpec::from_task(&fuel), Err(SpecError::NotMetered));
-
-        let mut preopen = task();
-        preopen.container = Some(ContainerInfo {
-            wasm: Some(ext::WasmInfo {
-                preopens: vec![wasm_info::Preopen {
-                    host_path: "/etc".to_owned(),
-                    guest_path: "/etc".to_owned(),
-                    read_only: None,
-                }],
-                ..ext::WasmInfo::default()
-            }),
-            ..ContainerInfo::default()
-        });
-        assert!(matches!(
-            TaskSpec::from_task(&preopen),
-            Err(SpecError::Preopen { path }) if path == "/etc"
-        ));
 
         let mut bare = task();
         bare.plan = None;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tepui_api::ext::{TaskUsage, launch_plan};
+use tepui_api::ext::{TaskUsage, launch_plan, task_usage};
 use tepui_api::v1::task_status::Reason;
 use tepui_api::v1::{Resource, TaskId, TaskResourceLimitation, TaskState, TaskStatus, value};
 use tepui_model::format_duration;
@@ -63,6 +63,21 @@ pub struct Usage {
     pub cpu_time: Duration,
     /// Time from launch to end.
     pub wall_time: Duration,
+    /// Of a service: what became of its requests.
+    pub requests: Option<Requests>,
+}
+
+/// What became of the requests to a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Requests {
+    /// By the guest, whatever the status.
+    pub answered: u64,
+    /// The guest trapped, ran out of memory or gave no answer.
+    pub failed: u64,
+    /// They took too long.
+    pub timed_out: u64,
+    /// They waited in vain.
+    pub turned_away: u64,
 }
 
 impl From<Usage> for TaskUsage {
@@ -76,6 +91,13 @@ impl From<Usage> for TaskUsage {
             cpu_time_ns: Some(nanoseconds(usage.cpu_time)),
             wall_time_ns: Some(nanoseconds(usage.wall_time)),
             body: Some(launch_plan::Body::Wasm as i32),
+            requests: usage.requests.map(|requests| task_usage::Requests {
+                answered: Some(requests.answered),
+                failed: Some(requests.failed),
+                timed_out: Some(requests.timed_out),
+                turned_away: Some(requests.turned_away),
+            }),
+            ..Self::default()
         }
     }
 }

@@ -1,15 +1,15 @@
 //! Guests under the runtime, without an agent: each ends in the one way it should.
 
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tepui_api::v1::task_status::Reason;
 use tepui_api::v1::{TaskState, TaskStatus};
 use tepui_executor_wasm::{
-    MemoryPolicy, Metering, ModuleFile, Outcome, Progress, Runtime, Settings, TaskHandle, TaskSpec,
-    Volume, compile, verdict,
+    MemoryPolicy, Metering, ModuleFile, Outcome, Progress, Runtime, Serving, Settings, TaskHandle,
+    TaskSpec, Volume, compile, verdict,
 };
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -65,6 +65,8 @@ impl Bench {
             module: self.module(guest, Metering::Plain),
             sandbox: self.sandbox(guest),
             volumes: Vec::new(),
+            mounts: Vec::new(),
+            egress: Arc::default(),
             arguments: vec![guest.to_owned()],
             environment: Vec::new(),
             entrypoint: String::new(),
@@ -73,6 +75,8 @@ impl Bench {
             fuel_limit: None,
             time_limit: None,
             cpus: 1.0,
+            listen: Vec::new(),
+            serving: Serving::default(),
         }
     }
 
@@ -418,7 +422,7 @@ fn spinning_sleeping_and_endlessly_starting_guests_can_be_killed() {
     ] {
         let running = Running::start(&RUNTIME, spec);
         running.started();
-        running.handle.kill();
+        running.handle.kill(Duration::ZERO);
         let status = running.ended();
         assert_eq!(status.state(), TaskState::TaskKilled);
     }
@@ -428,7 +432,7 @@ fn spinning_sleeping_and_endlessly_starting_guests_can_be_killed() {
 fn a_task_killed_before_its_start_is_killed() {
     let bench = Bench::new();
     let running = Running::start(&RUNTIME, bench.spec("spin"));
-    running.handle.kill();
+    running.handle.kill(Duration::ZERO);
     let outcome = loop {
         match running.step() {
             Progress::Started => {}
@@ -461,7 +465,7 @@ fn neighbours_of_spinning_guests_go_on() {
         }
     }
     for spinner in &spinning {
-        spinner.handle.kill();
+        spinner.handle.kill(Duration::ZERO);
         let status = spinner.ended();
         assert_eq!(status.state(), TaskState::TaskKilled);
         assert!(status.usage.expect("it has it").cpu_time_ns() > 0);
@@ -516,7 +520,7 @@ fn a_full_executor_refuses_in_words_and_takes_tasks_again() {
     let status = Running::start(&small, bench.spec("exit_0")).ended();
     assert_eq!(status.reason(), Reason::ContainerLaunchFailed);
     assert!(status.message().contains("vm.max_map_count"));
-    sleepers[0].handle.kill();
+    sleepers[0].handle.kill(Duration::ZERO);
     sleepers[0].ended();
     let running = Running::start(&small, bench.spec("exit_0"));
     running.started();
@@ -538,7 +542,7 @@ fn an_executor_without_descriptors_refuses_in_words() {
     let status = Running::start(&small, bench.spec("exit_0")).ended();
     assert_eq!(status.reason(), Reason::ContainerLaunchFailed);
     assert!(status.message().contains("open files"));
-    sleeper.handle.kill();
+    sleeper.handle.kill(Duration::ZERO);
     sleeper.ended();
     // Without any to spare for output files, output is written all the same.
     let spec = bench.spec("echo");

@@ -1,0 +1,253 @@
+//! Whom a guest may reach: what its task asks for and its agent allows, both.
+//!
+//! A name that is allowed does not lead to the machine itself: should it resolve to a loopback, link-local or metadata
+//! address, that address has to be allowed as well, by its number. What was resolved and checked is what is connected to.
+
+use std::net::{IpAddr, SocketAddr};
+
+use tepui_model::{HostRule, is_private_to_the_machine};
+use wasmtime_wasi::sockets::SocketAddrUse;
+
+/// The rules of a task; without any, nobody is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Egress {
+    wanted: Vec<HostRule>,
+    policy: Vec<HostRule>,
+    /// Where it may listen.
+    listen: Vec<SocketAddr>,
+}
+
+/// Why somebody is not reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Unreachable {
+    /// No rule allows it.
+    Denied,
+    /// The name is allowed, but leads to where only an address of its own would.
+    Address,
+    /// Nobody knows the name.
+    Unknown,
+}
+
+impl Egress {
+    /// Rules that cannot be read allow nothing.
+    pub fn new(wanted: &[String], policy: &[String], listen: &[SocketAddr]) -> Self {
+        let rules = |texts: &[String]| {
+            let rules = texts.iter().map(|text| HostRule::parse(text));
+            rules.filter_map(Result::ok).collect()
+        };
+        Self {
+            wanted: rules(wanted),
+            policy: rules(policy),
+            listen: listen.to_vec(),
+        }
+    }
+
+    /// Whether anything could be reached at all.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.wanted.is_empty() && !self.policy.is_empty()
+    }
+
+    fn both(&self, covers: impl Fn(&HostRule) -> bool) -> bool {
+        self.wanted.iter().any(&covers) && self.policy.iter().any(&covers)
+    }
+
+    fn allows_name(&self, name: &str, port: u16) -> bool {
+        self.both(|rule| rule.covers_name(name, port))
+    }
+
+    /// Whether an address that nobody named, or that a name led to, may be connected to.
+    fn allows_address(&self, address: IpAddr, port: u16, named: bool) -> bool {
+        let explicit = |rule: &HostRule| rule.covers_address(address, port);
+        if is_private_to_the_machine(address) {
+            return self.both(explicit);
+        }
+        named || self.both(|rule| explicit(rule) || rule.covers_any(port))
+    }
+
+    /// Whether a name may be looked up, for whatever port.
+    pub(crate) fn allows_lookup(&self, name: &str) -> bool {
+        if name.parse::<IpAddr>().is_ok() {
+            // There is nothing to look up.
+            return true;
+        }
+        let covers = |rule: &HostRule| rule.covers_name(name, rule.port().unwrap_or(0));
+        self.both(covers)
+    }
+
+    /// The addresses of a host that may be connected to.
+    pub(crate) async fn resolve(
+        &self,
+        host: &str,
+        port: u16,
+    ) -> Result<Vec<SocketAddr>, Unreachable> {
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        if let Ok(address) = bare.parse::<IpAddr>() {
+            return match self.allows_address(address, port, false) {
+                true => Ok(vec![SocketAddr::new(address, port)]),
+                false => Err(Unreachable::Denied),
+            };
+        }
+        if !self.allows_name(host, port) {
+            return Err(Unreachable::Denied);
+        }
+        let found = tokio::net::lookup_host((host, port)).await;
+        let found: Vec<SocketAddr> = found.map_err(|_| Unreachable::Unknown)?.collect();
+        let local = host.eq_ignore_ascii_case("localhost");
+        let allowed: Vec<SocketAddr> = found
+            .iter()
+            .copied()
+            .filter(|found| {
+                // This one name says itself where it leads; `*` does not mean it.
+                let named = local
+                    && found.ip().is_loopback()
+                    && self.both(|rule| rule.name().is_some() && rule.covers_name(host, port));
+                named || self.allows_address(found.ip(), port, true)
+            })
+            .collect();
+        match (allowed.is_empty(), found.is_empty()) {
+            (false, _) => Ok(allowed),
+            (true, false) => Err(Unreachable::Address),
+            (true, true) => Err(Unreachable::Unknown),
+        }
+    }
+
+    /// Whether a socket may be used so. An address nobody allowed by its number may be that of a name that is allowed.
+    pub(crate) async fn allows_socket(&self, address: SocketAddr, usage: SocketAddrUse) -> bool {
+        match usage {
+            // What connects is bound to something first, of the system's choice.
+            SocketAddrUse::TcpBind | SocketAddrUse::UdpBind if is_free_choice(address) => true,
+            SocketAddrUse::TcpBind | SocketAddrUse::TcpListen | SocketAddrUse::UdpBind => {
+                let fits = |own: &SocketAddr| {
+                    own.port() == address.port()
+                        && (own.ip() == address.ip() || own.ip().is_unspecified())
+                };
+                self.listen.iter().any(fits)
+            }
+            // Whoever comes to where it may listen.
+            SocketAddrUse::TcpAccept => true,
+            SocketAddrUse::TcpConnect | SocketAddrUse::UdpSend | SocketAddrUse::UdpReceive => {
+                self.allows_peer(address).await
+            }
+        }
+    }
+
+    async fn allows_peer(&self, peer: SocketAddr) -> bool {
+        if self.allows_address(peer.ip(), peer.port(), false) {
+            return true;
+        }
+        let names = self.wanted.iter().filter_map(HostRule::name);
+        for name in names {
+            let found = self.resolve(name, peer.port()).await.unwrap_or_default();
+            if found
+                .iter()
+                .any(|found| found.ip().to_canonical() == peer.ip().to_canonical())
+            {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+fn is_free_choice(address: SocketAddr) -> bool {
+    address.ip().is_unspecified() && address.port() == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn egress(wanted: &[&str], policy: &[&str]) -> Egress {
+        let owned = |texts: &[&str]| -> Vec<String> {
+            texts.iter().map(|text| (*text).to_owned()).collect()
+        };
+        Egress::new(
+            &owned(wanted),
+            &owned(policy),
+            &["127.0.0.1:31000".parse().expect("it is one")],
+        )
+    }
+
+    async fn reaches(egress: &Egress, host: &str, port: u16) -> Result<usize, Unreachable> {
+        egress.resolve(host, port).await.map(|found| found.len())
+    }
+
+    #[tokio::test]
+    async fn only_what_task_and_agent_both_say_is_reached() {
+        let rules = egress(&["127.0.0.1:80", "10.0.0.1"], &["127.0.0.0/8", "*"]);
+        assert_eq!(reaches(&rules, "127.0.0.1", 80).await, Ok(1));
+        assert_eq!(
+            reaches(&rules, "127.0.0.1", 81).await,
+            Err(Unreachable::Denied)
+        );
+        assert_eq!(
+            reaches(&rules, "127.0.0.2", 80).await,
+            Err(Unreachable::Denied)
+        );
+        assert_eq!(reaches(&rules, "10.0.0.1", 9).await, Ok(1));
+        assert_eq!(
+            reaches(&rules, "10.0.0.2", 9).await,
+            Err(Unreachable::Denied)
+        );
+        assert_eq!(
+            reaches(&rules, "localhost", 80).await,
+            Err(Unreachable::Denied)
+        );
+        for closed in [egress(&[], &["*"]), egress(&["*"], &[])] {
+            assert!(!closed.is_open());
+            assert_eq!(
+                reaches(&closed, "10.0.0.1", 9).await,
+                Err(Unreachable::Denied)
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn everything_does_not_mean_the_machine_itself() {
+        let everything = egress(&["*"], &["*"]);
+        assert_eq!(reaches(&everything, "10.0.0.1", 9).await, Ok(1));
+        for host in ["127.0.0.1", "[::1]", "169.254.169.254", "0.0.0.0"] {
+            assert_eq!(
+                reaches(&everything, host, 80).await,
+                Err(Unreachable::Denied),
+                "{host}"
+            );
+        }
+        // This is how a name that is rebound looks: allowed, and leading here.
+        assert_eq!(
+            reaches(&everything, "localhost", 80).await,
+            Err(Unreachable::Address)
+        );
+        let named = egress(&["localhost:80"], &["localhost"]);
+        assert!(
+            reaches(&named, "localhost", 80)
+                .await
+                .is_ok_and(|count| count > 0)
+        );
+        let numbered = egress(&["*", "127.0.0.0/8"], &["*", "127.0.0.1"]);
+        assert_eq!(reaches(&numbered, "127.0.0.1", 80).await, Ok(1));
+    }
+
+    #[tokio::test]
+    async fn sockets_follow_the_same_rules() {
+        let address = |text: &str| text.parse::<SocketAddr>().expect("it is one");
+        let rules = egress(&["localhost:80"], &["localhost", "127.0.0.0/8"]);
+        let connects = async |to| {
+            rules
+                .allows_socket(address(to), SocketAddrUse::TcpConnect)
+                .await
+        };
+        assert!(connects("127.0.0.1:80").await, "the name leads there");
+        assert!(!connects("127.0.0.1:81").await);
+        assert!(!connects("127.0.0.2:80").await);
+        let listens = async |to| {
+            rules
+                .allows_socket(address(to), SocketAddrUse::TcpListen)
+                .await
+        };
+        assert!(listens("127.0.0.1:31000").await);
+        assert!(!listens("0.0.0.0:31000").await && !listens("127.0.0.1:40000").await);
+        assert!(!listens("0.0.0.0:0").await);
+        assert!(rules.allows_lookup("localhost") && !rules.allows_lookup("example.com"));
+    }
+}

@@ -1,0 +1,175 @@
+//! An HTTP service: a task that listens, hands requests to instances of its component, and ends when it is told to.
+//!
+//! Too many connections, and too many requests, wait for a while and are then turned away; neither ends the task, nor
+//! does a request whose guest fails.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::modules::Loaded;
+use crate::requests::Server;
+use crate::spec::TaskSpec;
+use crate::task::{End, Surroundings};
+use crate::timed::Timed;
+use crate::verdict::Ending;
+
+/// How long a client may take for the head of a request, or to begin another one.
+const HEAD_TIME: Duration = Duration::from_secs(30);
+/// How long somebody who is turned away may take to hear of it.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// The pause after an accept that failed: what it needs, most likely a descriptor, is not there at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+const TURNED_AWAY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 32\r\n\
+connection: close\r\n\r\nthe service is busy; try again\r\n";
+
+/// Serves until something ends it. `started` is called when it listens.
+pub(crate) async fn serve(
+    spec: &Arc<TaskSpec>,
+    loaded: &Loaded,
+    surroundings: Surroundings,
+    started: &mut (dyn FnMut() + Send),
+) -> End {
+    let not_launched = |message: String| End::from(Ending::NotLaunched { message });
+    let Loaded::Component(component) = loaded else {
+        return not_launched("only a component can be a service".to_owned());
+    };
+    let Some(address) = spec.listen.first() else {
+        return not_launched(
+            "the component is an HTTP service, which needs a port: give the task one of the agent's `ports`".to_owned(),
+        );
+    };
+    let listener = match TcpListener::bind(address).await {
+        Ok(listener) => listener,
+        Err(error) => return not_launched(format!("{address} cannot be listened on: {error}")),
+    };
+    let switch = Arc::clone(&surroundings.switch);
+    let meter = Arc::clone(&surroundings.meter);
+    let server = match Server::new(spec, component, surroundings) {
+        Ok(server) => Arc::new(server),
+        Err(message) => return not_launched(message),
+    };
+    // However this ends, nothing goes on behind it.
+    let _stopped = server.stop.clone().drop_guard();
+    if let Err(failure) = server.warm_up().await {
+        return failure.at_launch(spec.serving.request_time);
+    }
+    meter.requests.served.store(true, Ordering::Relaxed);
+    switch.be_patient();
+    started();
+    let door = Door {
+        server: Arc::clone(&server),
+        draining: CancellationToken::new(),
+        connections: Arc::new(Semaphore::new(spec.serving.connections)),
+        queue: Arc::new(Semaphore::new(spec.serving.connections)),
+        patience: spec.serving.queue,
+    };
+    let mut sweep = tokio::time::interval((spec.serving.idle / 2).max(Duration::from_millis(10)));
+    let grace = loop {
+        tokio::select! {
+            biased;
+            ending = server.over() => return End::from(ending),
+            grace = switch.winding_down() => break grace,
+            _ = sweep.tick() => server.sweep(),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let entering = Timed::new(door.clone().enter(stream), Arc::clone(&meter));
+                    drop(server.tasks.spawn(entering));
+                }
+                Err(error) => {
+                    tracing::debug!(%error, task = spec.task_id, "a connection was not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    };
+    drop(listener);
+    door.draining.cancel();
+    server.tasks.close();
+    let finished = tokio::time::timeout(grace, server.tasks.wait()).await;
+    if finished.is_err() {
+        tracing::info!(task = spec.task_id, "requests did not end within the grace");
+    }
+    End::from(Ending::Killed)
+}
+
+/// Lets connections in.
+#[derive(Clone)]
+struct Door {
+    server: Arc<Server>,
+    /// What has begun is still finished.
+    draining: CancellationToken,
+    connections: Arc<Semaphore>,
+    /// Places to wait in.
+    queue: Arc<Semaphore>,
+    patience: Duration,
+}
+
+impl Door {
+    async fn enter(self, stream: TcpStream) {
+        // Answers are written whole; waiting for more would only delay them.
+        let _ = stream.set_nodelay(true);
+        tokio::select! {
+            () = self.server.stop.cancelled() => {}
+            () = self.admit(stream) => {}
+        }
+    }
+
+    async fn admit(&self, stream: TcpStream) {
+        if let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() {
+            return self.serve(stream, permit).await;
+        }
+        if let Ok(_place) = self.queue.try_acquire() {
+            let turn = Arc::clone(&self.connections).acquire_owned();
+            if let Ok(Ok(permit)) = tokio::time::timeout(self.patience, turn).await {
+                return self.serve(stream, permit).await;
+            }
+        }
+        self.server.turned_away();
+        let _ = tokio::time::timeout(FAREWELL, turn_away(stream)).await;
+    }
+
+    async fn serve(&self, stream: TcpStream, _permit: OwnedSemaphorePermit) {
+        let service = service_fn(|request| {
+            let server = Arc::clone(&self.server);
+            async move { Ok::<_, Infallible>(server.answer(request).await) }
+        });
+        let mut connection = pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIME)
+                .serve_connection(TokioIo::new(stream), service)
+        );
+        let ended = tokio::select! {
+            biased;
+            ended = connection.as_mut() => ended,
+            () = self.draining.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    }
+}
+
+/// Whoever has sent something must have it read, or the answer is lost with the connection.
+async fn turn_away(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.write_all(TURNED_AWAY).await?;
+    stream.shutdown().await?;
+    let mut rest = [0; 1024];
+    while stream.read(&mut rest).await? > 0 {}
+    Ok(())
+}

@@ -1,0 +1,262 @@
+//! The store of a guest: what it may see, hold and burn, and how it lets others have their turn.
+
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use wasmtime::{Engine, Store, UpdateDeadline};
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use crate::http::Http;
+use crate::limits::Limits;
+use crate::output::{Output, Quota};
+use crate::spec::TaskSpec;
+use crate::task::Surroundings;
+
+/// Fuel after which a metered guest yields. Without such an interval the count can lag behind for as long as a loop
+/// runs; with it the count is right to within the interval.
+const FUEL_INTERVAL: u64 = 1_000_000;
+/// Most turns a guest with a small share of a cpu lets pass.
+const TURNS_MAX: f64 = 10.0;
+
+/// What the store of a guest carries.
+pub(crate) struct State {
+    /// Serves components as well.
+    wasi: WasiP1Ctx,
+    http_ctx: WasiHttpCtx,
+    http: Http,
+    limits: Limits,
+}
+
+impl State {
+    /// The last growth of memory it was refused.
+    pub(crate) fn refused(&self) -> Option<crate::limits::MemoryLimit> {
+        self.limits.refused()
+    }
+
+    pub(crate) fn allows_lookup(&self, name: &str) -> bool {
+        self.http.egress.allows_lookup(name)
+    }
+
+    pub(crate) fn wasi(&mut self) -> &mut WasiP1Ctx {
+        &mut self.wasi
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.wasi.ctx()
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            ctx: &mut self.http_ctx,
+            table: self.wasi.ctx().table,
+            hooks: &mut self.http,
+        }
+    }
+}
+
+/// What one store may use of what its task has.
+pub(crate) struct Allowance {
+    /// Bytes, if it has a limit of its own.
+    pub(crate) memory: Option<u64>,
+    pub(crate) fuel: u64,
+    /// Whether it is the task's only one, so that what it burns can be told while it runs.
+    pub(crate) sole: bool,
+}
+
+/// What all stores of a task have in common.
+pub(crate) struct Furniture {
+    stdout: Output,
+    stderr: Output,
+    /// Whether its directories are opened for it.
+    files: bool,
+}
+
+impl Furniture {
+    /// Makes the output files. The error is a sentence.
+    pub(crate) fn new(spec: &TaskSpec, outputs: &Arc<Quota>, files: bool) -> Result<Self, String> {
+        let output = |name| Output::create(spec.sandbox.join(name), outputs);
+        Ok(Self {
+            stdout: output("stdout")?,
+            stderr: output("stderr")?,
+            files,
+        })
+    }
+
+    /// Where a guest's complaints go, and those about it.
+    pub(crate) fn stderr(&self) -> &Output {
+        &self.stderr
+    }
+
+    /// Whether a store of it holds directories open.
+    pub(crate) fn has_files(&self) -> bool {
+        self.files
+    }
+
+    /// A store for one instance. The error is a sentence.
+    pub(crate) fn store(
+        &self,
+        spec: &TaskSpec,
+        engine: &Engine,
+        surroundings: &Surroundings,
+        allowance: &Allowance,
+    ) -> Result<Store<State>, String> {
+        let state = State {
+            wasi: self.wasi(spec)?,
+            http_ctx: WasiHttpCtx::new(),
+            http: Http {
+                egress: Arc::clone(&spec.egress),
+            },
+            limits: Limits::new(
+                spec.memory_limit,
+                spec.memory_policy,
+                Arc::clone(&surroundings.meter),
+            )
+            .with_own(allowance.memory),
+        };
+        let mut store = Store::new(engine, state);
+        store.limiter(|state| &mut state.limits);
+        // A plain engine has no fuel to set, which is no error here.
+        let metered = store.set_fuel(allowance.fuel).is_ok();
+        if metered {
+            store
+                .fuel_async_yield_interval(Some(FUEL_INTERVAL))
+                .map_err(|error| format!("fuel cannot be counted: {error:#}"))?;
+        }
+        let turns = turns(spec.cpus);
+        let meter = Arc::clone(&surroundings.meter);
+        let switch = Arc::clone(&surroundings.switch);
+        let tells_fuel = metered && allowance.sole;
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(move |context| {
+            if switch.is_off() {
+                return Ok(UpdateDeadline::Interrupt);
+            }
+            if tells_fuel && let Ok(fuel) = context.get_fuel() {
+                meter.set_fuel_left(fuel);
+            }
+            Ok(UpdateDeadline::YieldCustom(1, pass(turns)))
+        });
+        Ok(store)
+    }
+
+    fn wasi(&self, spec: &TaskSpec) -> Result<WasiP1Ctx, String> {
+        let mut builder = WasiCtxBuilder::new();
+        if spec.egress.is_open() || !spec.listen.is_empty() {
+            let egress = Arc::clone(&spec.egress);
+            builder
+                .allow_tcp(true)
+                .allow_udp(true)
+                .allow_ip_name_lookup(true)
+                .socket_addr_check(move |address, usage| {
+                    let egress = Arc::clone(&egress);
+                    Box::pin(async move { egress.allows_socket(address, usage).await })
+                });
+        }
+        builder
+            .args(&spec.arguments)
+            .envs(&spec.environment)
+            .stdout(self.stdout.clone())
+            .stderr(self.stderr.clone());
+        if !self.files {
+            return Ok(builder.build_p1());
+        }
+        // C libraries take a relative path for one below `/`, so this one directory serves both.
+        builder
+            .preopened_dir(&spec.sandbox, "/", FsPerms::ReadWrite)
+            .map_err(|error| {
+                format!(
+                    "the sandbox {} cannot be opened: {error:#}",
+                    spec.sandbox.display()
+                )
+            })?;
+        for volume in &spec.volumes {
+            let permissions = if volume.read_only {
+                FsPerms::ReadOnly
+            } else {
+                FsPerms::ReadWrite
+            };
+            builder
+                .preopened_dir(&volume.host, &volume.guest, permissions)
+                .map_err(|error| {
+                    format!("the volume {} cannot be opened: {error:#}", volume.guest)
+                })?;
+        }
+        for mount in &spec.mounts {
+            let permissions = if mount.read_only {
+                FsPerms::ReadOnly
+            } else {
+                FsPerms::ReadWrite
+            };
+            let failed = |error: String| {
+                format!(
+                    "the directory {} cannot be opened for {}: {error}",
+                    mount.host.display(),
+                    mount.guest
+                )
+            };
+            let opened =
+                open_without_links(&mount.host).map_err(|error| failed(error.to_string()))?;
+            let through = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+            // Behind a wall there may be no such paths; what was found to have no links a moment ago must do.
+            let path = match through.exists() {
+                true => through,
+                false => mount.host.clone(),
+            };
+            builder
+                .preopened_dir(path, &mount.guest, permissions)
+                .map_err(|error| failed(format!("{error:#}")))?;
+        }
+        Ok(builder.build_p1())
+    }
+}
+
+/// Opens a directory none of whose path is a link: the agent has looked where it leads, and that must still be so.
+fn open_without_links(path: &Path) -> nix::Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+    openat2(AT_FDCWD, path, how)
+}
+
+/// How often a guest goes to the end of the queue after each slice, so that its share is like its `cpus`.
+fn turns(cpus: f64) -> u32 {
+    if cpus > 0.0 && cpus < 1.0 {
+        (1.0 / cpus).round().clamp(1.0, TURNS_MAX) as u32
+    } else {
+        1
+    }
+}
+
+/// A plain epoch yield would be run again at once, ahead of every timer and neighbour.
+fn pass(turns: u32) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move {
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_smaller_share_of_a_cpu_lets_more_turns_pass() {
+        assert_eq!(turns(1.0), 1);
+        assert_eq!(turns(4.0), 1);
+        assert_eq!(turns(0.5), 2);
+        assert_eq!(turns(0.1), 10);
+        assert_eq!(turns(0.001), 10);
+        assert_eq!(turns(0.0), 1);
+        assert_eq!(turns(f64::NAN), 1);
+    }
+}
