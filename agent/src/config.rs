@@ -11,6 +11,8 @@ pub use tepui_agent_core::{Reconfiguration, Recover};
 use tepui_model::HostRule;
 use tokio_util::sync::CancellationToken;
 
+use crate::datasets::DeclaredDataset;
+
 use crate::tenants::UserRange;
 
 /// Who has to prove who they are to the agent's own endpoint, and with what. Nobody by default.
@@ -52,6 +54,8 @@ pub struct Config {
     pub strict: bool,
     /// What may differ from when the agent registered.
     pub reconfiguration: Reconfiguration,
+    /// Directories and files of this machine that tasks may read.
+    pub datasets: Vec<DeclaredDataset>,
     /// Its region and zone, if it says.
     pub domain: Option<tepui_api::v1::DomainInfo>,
     /// The binary with the subcommands `executor-wasm`, `executor-native` and `compile`; this process's own if unset.
@@ -132,6 +136,7 @@ impl Default for Config {
             recover: Recover::Reconnect,
             strict: true,
             reconfiguration: Reconfiguration::Equal,
+            datasets: Vec::new(),
             domain: None,
             program: None,
             cache_bytes: 2 << 30,

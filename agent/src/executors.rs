@@ -732,6 +732,7 @@ mod tests {
             compiler: Compiler::new("/bin/false".into(), store("compiled"), limits),
             surroundings: surroundings.clone(),
             volumes: Volumes::start(work_dir.to_path_buf(), mpsc::channel(1).0).unwrap(),
+            datasets: crate::datasets::Datasets::default(),
         };
         let settings = Settings {
             work_dir: work_dir.to_path_buf(),

@@ -138,6 +138,10 @@ impl Config {
         for (name, value) in self.fetch.flags() {
             flags.insert(name, value);
         }
+        if !self.datasets.is_empty() {
+            let all: Vec<String> = self.datasets.iter().map(ToString::to_string).collect();
+            flags.insert("dataset", all.join(" "));
+        }
         if let Some(hostname) = &self.hostname {
             flags.insert("hostname", hostname.clone());
         }

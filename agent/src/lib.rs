@@ -21,6 +21,7 @@ mod config;
 mod confine;
 mod containers;
 mod containment;
+mod datasets;
 mod detect;
 mod disk;
 mod environment;
@@ -73,6 +74,9 @@ mod watch;
 pub const MESOS_API_LEVEL: &str = "1.11.0";
 
 pub use config::{Authentication, Config, Reconfiguration, Recover};
+pub use tepui_agent_core::DATASET_ATTRIBUTES;
+
+pub use datasets::{DeclarationError, DeclaredDataset};
 pub use flags::ConfigError;
 pub use link::{Authority, AuthorityError};
 pub use log::Log;

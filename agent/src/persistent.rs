@@ -137,7 +137,10 @@ impl Volumes {
 }
 
 /// The path inside the sandbox. For a wasm task the sandbox is all there is, so that a path from its root is one too.
-fn relative(container_path: &str, body: launch_plan::Body) -> Result<PathBuf, PersistentError> {
+pub(crate) fn relative(
+    container_path: &str,
+    body: launch_plan::Body,
+) -> Result<PathBuf, PersistentError> {
     let path = match container_path.strip_prefix('/') {
         Some(_) if body == launch_plan::Body::Native => {
             return Err(PersistentError::Absolute(container_path.to_owned()));

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::compile::{CompileError, Compiler};
 use crate::confine::Directory;
+use crate::datasets::{self, DatasetError, Datasets};
 use crate::environment::{DEFAULT_PATH, Executor, Surroundings};
 use crate::fetcher::{FetchError, Fetcher, Wanted};
 use crate::files::Phase;
@@ -62,6 +63,8 @@ pub(crate) enum PrepareError {
     WasmCheck { name: String },
     #[error(transparent)]
     Persistent(#[from] PersistentError),
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
 }
 
 impl From<PrepareError> for PrepareFailure {
@@ -101,6 +104,7 @@ pub(crate) struct Preparer {
     pub(crate) compiler: Compiler,
     pub(crate) surroundings: Arc<Surroundings>,
     pub(crate) volumes: Volumes,
+    pub(crate) datasets: Datasets,
 }
 
 /// One fetched file that is not in the sandbox yet.
@@ -263,7 +267,8 @@ impl Preparer {
             (outcome, _) => outcome?,
         };
         let (body, resources) = (ready.plan.body(), volumes_of(&order.info.resources));
-        let mounts = self.volumes.mount(&path, resources, body).await?;
+        let mut mounts = self.volumes.mount(&path, resources, body).await?;
+        mounts.extend(self.lay_datasets(order, &path, &mut ready.plan).await?);
         ready.plan.preopens = self.lay_volumes(order, path, body).await?;
         match body {
             launch_plan::Body::Wasm => {
@@ -282,6 +287,36 @@ impl Preparer {
             launch_plan::Body::Native => ready.plan.mounts = mounts,
         }
         Ok(ready)
+    }
+
+    /// Makes the places for the data sets that the task asks for, and tells it in its environment where they are.
+    async fn lay_datasets(
+        &self,
+        order: &Order,
+        sandbox: &Path,
+        plan: &mut LaunchPlan,
+    ) -> Result<Vec<launch_plan::Mount>, PrepareError> {
+        if order.info.datasets.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (datasets, role) = (self.datasets.clone(), allocation_role(order));
+        let (info, path) = (order.info.clone(), sandbox.to_path_buf());
+        let laying =
+            tokio::task::spawn_blocking(move || datasets.lay(&path, &info.datasets, &role));
+        let mounts = laying
+            .await
+            .map_err(|error| PrepareError::Sandbox(error.to_string()))??;
+        for (asked, mount) in order.info.datasets.iter().zip(&mounts) {
+            let place = match plan.body() {
+                launch_plan::Body::Wasm => Path::new("/").join(&mount.container_path),
+                launch_plan::Body::Native => sandbox.join(&mount.container_path),
+            };
+            let variable = datasets::variable(&asked.name, place.to_string_lossy().into_owned());
+            if !plan.environment.iter().any(|set| set.name == variable.name) {
+                plan.environment.push(variable);
+            }
+        }
+        Ok(mounts)
     }
 
     /// Makes the task's volumes; those that are to be opened for it rather than linked.
@@ -845,6 +880,7 @@ mod tests {
                 tokio::sync::mpsc::channel(1).0,
             )
             .unwrap(),
+            datasets: Datasets::default(),
         };
         Bench {
             preparer,

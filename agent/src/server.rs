@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::Context;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use tepui_agent_core::Core;
+use tepui_agent_core::{Core, DATASET_ATTRIBUTES};
 use tepui_api::v1;
 use tepui_fetch::Fetch;
 use tepui_model::Role;
@@ -28,6 +28,7 @@ use crate::compile::{CompileLimits, Compiler, compiled_directory};
 use crate::config::Config;
 use crate::containers::Containers;
 use crate::containment::Layout;
+use crate::datasets::Datasets;
 use crate::detect;
 use crate::disk;
 use crate::environment::Surroundings;
@@ -127,12 +128,17 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         &default_role,
         &work_dir,
     )?);
+    let datasets = {
+        let (work_dir, declared) = (work_dir.clone(), config.datasets.clone());
+        tokio::task::spawn_blocking(move || Datasets::open(&work_dir, &declared)).await??
+    };
     let reach = Reach::new(&config.allow_host_directories, &config.allow_hosts)?;
     let common = common_grants(&work_dir, &executor_socket, &resources, reach.allowed());
     let wall = {
         let (program, work_dir) = (program.clone(), work_dir.clone());
         let range = config.executor_uids.filter(|_| config.switch_user);
-        let finding = move || Wall::find(&program, &work_dir, range, common);
+        let datasets = datasets.clone();
+        let finding = move || Wall::find(&program, &work_dir, range, common, datasets);
         let found = tokio::task::spawn_blocking(finding).await?;
         found.context("the users of earlier executors cannot be read")?
     };
@@ -142,14 +148,17 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
             wall::attribute(wall.as_ref())
         );
     }
+    let mut attributes = detect::attributes(
+        &config.attributes,
+        layout.name(),
+        &wall::attribute(wall.as_ref()),
+    )?;
+    attributes.retain(|one| !one.name.starts_with(DATASET_ATTRIBUTES));
+    attributes.extend(datasets.attributes());
     let info = v1::AgentInfo {
         hostname: config.hostname.clone().unwrap_or_else(detect::hostname),
         resources,
-        attributes: detect::attributes(
-            &config.attributes,
-            layout.name(),
-            &wall::attribute(wall.as_ref()),
-        )?,
+        attributes,
         port: Some(i32::from(address.port())),
         domain: config.domain.clone(),
         ..Default::default()
@@ -190,7 +199,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let compiled = Store::open(compiled_directory(&work_dir), config.cache_bytes)?;
     let fetched = Store::open(work_dir.join("fetch"), config.cache_bytes)?;
     let compiler = Compiler::new(program.clone(), compiled.clone(), limits);
-    holdings::follow(&fetched, &compiled, compiler.clone(), events.clone());
+    let holdings = holdings::follow(&fetched, &compiled, compiler.clone(), events.clone());
+    datasets.tell(&holdings);
     let surroundings = Arc::new(Surroundings {
         endpoint,
         socket: socket.clone(),
@@ -218,6 +228,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         ),
         compiler: compiler.clone(),
         surroundings: surroundings.clone(),
+        datasets,
     };
     let settings = Settings {
         work_dir: work_dir.clone(),

@@ -328,6 +328,7 @@ pub(crate) fn site(events: mpsc::Sender<crate::owner::Event>) -> crate::site::Si
         compiler: Compiler::new("/bin/false".into(), store("compiled"), limits),
         surroundings: surroundings.clone(),
         volumes: crate::persistent::Volumes::start(work_dir.clone(), mpsc::channel(1).0).unwrap(),
+        datasets: crate::datasets::Datasets::default(),
     };
     let peers = crate::artifacts::Peers {
         store: store("peers"),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tepui_api::v1;
 use tepui_wall::{Access, Grant, Plan, Standing, VARIABLE};
 
+use crate::datasets::Datasets;
 use crate::tenants::{TenantError, Tenants, UserRange};
 
 /// How long trying out may take.
@@ -22,6 +23,8 @@ pub(crate) struct Wall {
     standing: Standing,
     /// Of everybody: the compiled code, the agent's socket, what the operator opens to guests.
     common: Vec<Grant>,
+    /// Of those in whose roles they may be read.
+    datasets: Datasets,
 }
 
 impl Wall {
@@ -34,6 +37,7 @@ impl Wall {
         work_dir: &Path,
         range: Option<UserRange>,
         common: Vec<Grant>,
+        datasets: Datasets,
     ) -> std::io::Result<Option<Self>> {
         let root = nix::unistd::geteuid().is_root();
         let range = range.filter(|range| root && tepui_wall::knows_users(range.first, range.last));
@@ -71,6 +75,7 @@ impl Wall {
             tenants,
             standing,
             common,
+            datasets,
         }))
     }
 
@@ -111,11 +116,16 @@ impl Wall {
         // slaves/<agent>/frameworks/<framework>
         let own: PathBuf = Path::new(sandbox).components().take(4).collect();
         write(self.work_dir.join(own));
-        for role in tepui_api::roles_of(framework) {
+        let roles = tepui_api::roles_of(framework);
+        for role in &roles {
             let volumes = self.work_dir.join("volumes/roles").join(role);
             std::fs::create_dir_all(&volumes)?;
             write(volumes);
         }
+        grants.extend(self.datasets.readable_by(&roles).map(|path| Grant {
+            path,
+            access: Access::Read,
+        }));
         Ok(Plan {
             user: self.user_of(framework)?,
             own_view: self.standing.view,

@@ -28,6 +28,11 @@ pub(crate) fn tepui() -> anyhow::Result<PathBuf> {
 
 impl Cluster {
     pub(crate) fn start(resources: &str) -> anyhow::Result<Self> {
+        Self::start_many(1, resources)
+    }
+
+    /// With so many agents that have this each.
+    pub(crate) fn start_many(agents: usize, resources: &str) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let mut cluster = Self {
             master: String::new(),
@@ -35,21 +40,26 @@ impl Cluster {
             processes: Vec::new(),
         };
         let path = |name: &str| cluster.folder.path().join(name).display().to_string();
-        let (master, agent) = (path("master"), path("agent"));
+        let master = path("master");
+        let folders: Vec<String> = (0..agents)
+            .map(|number| path(&format!("agent-{number}")))
+            .collect();
         cluster.master = cluster.process(&["master", "--port", "0", "--work-dir", &master])?;
         let address = cluster.master.clone();
-        let words = [
-            "agent",
-            "--master",
-            &address,
-            "--port",
-            "0",
-            "--work-dir",
-            &agent,
-            "--resources",
-            resources,
-        ];
-        cluster.process(&words)?;
+        for agent in &folders {
+            let words = [
+                "agent",
+                "--master",
+                &address,
+                "--port",
+                "0",
+                "--work-dir",
+                agent,
+                "--resources",
+                resources,
+            ];
+            cluster.process(&words)?;
+        }
         Ok(cluster)
     }
 

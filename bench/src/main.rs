@@ -6,6 +6,8 @@ mod clock;
 #[cfg(feature = "cluster")]
 mod cluster;
 #[cfg(feature = "cluster")]
+mod locality;
+#[cfg(feature = "cluster")]
 mod tasks;
 
 use clap::{Parser, Subcommand};
@@ -24,6 +26,9 @@ enum Measurement {
     /// One cycle of the allocator: all free, nothing to do, one change
     Allocator(allocator::Allocator),
     #[cfg(feature = "cluster")]
+    /// The same jobs placed where their inputs are and at random: bytes moved, and time
+    Locality(locality::Locality),
+    #[cfg(feature = "cluster")]
     /// Resident memory of an idle master and an idle agent
     Idle,
 }
@@ -33,6 +38,8 @@ fn main() -> anyhow::Result<()> {
         #[cfg(feature = "cluster")]
         Measurement::Tasks(tasks) => tasks.run(),
         Measurement::Allocator(allocator) => allocator.run(),
+        #[cfg(feature = "cluster")]
+        Measurement::Locality(locality) => locality.run(),
         #[cfg(feature = "cluster")]
         Measurement::Idle => cluster::idle(),
     }

@@ -9,6 +9,7 @@ mod allocation;
 mod artifact;
 mod client;
 mod dev;
+mod inputs;
 mod logging;
 mod logs;
 mod patience;

@@ -155,6 +155,9 @@ pub(crate) struct Agent {
     /// What it says about itself: `rack:r1;level:10`
     #[arg(long, default_value = "", value_parser = attributes)]
     attributes: String,
+    /// A directory or file of this machine that tasks may read, and maybe the only roles whose tasks; may be repeated
+    #[arg(long, value_name = "NAME=/PATH[:ROLE,ROLE]")]
+    dataset: Vec<tepui_agent::DeclaredDataset>,
     /// Where it is, as JSON of a DomainInfo
     #[arg(long, value_name = "JSON", value_parser = allocation::domain)]
     domain: Option<tepui_api::v1::DomainInfo>,
@@ -332,6 +335,7 @@ impl Agent {
             config.resources = self.resources;
             config.attributes = self.attributes;
             config.default_role = self.default_role;
+            config.datasets = self.dataset;
             config.domain = self.domain;
             config.cache_bytes = self.fetcher_cache_size;
             config.fetch = self.sources.settings()?;

@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -13,9 +13,10 @@ use tepui_api::ext::WasmInfo;
 use tepui_api::ext::wasm_info::Preopen;
 use tepui_api::v1;
 use tepui_api::v1::task_status::Reason;
-use tepui_sdk_scheduler::{Config, Event, Events, Scheduler, connect};
+use tepui_sdk_scheduler::{Choice, Config, Event, Events, Held, Placement, Scheduler, connect};
 
 use crate::client::{self, Client, MasterAddress};
+use crate::inputs::{Found, Inputs};
 use crate::{logs, wasm};
 
 /// Exit codes that say the task did not end by itself. A guest may use the same numbers; the line on stderr tells.
@@ -78,6 +79,8 @@ pub(crate) struct Run {
     /// A further file to fetch into the sandbox: URL or URL=NAME; may be repeated
     #[arg(long, value_name = "URL[=NAME]")]
     fetch: Vec<String>,
+    #[command(flatten)]
+    inputs: Inputs,
     /// The role whose share it runs in
     #[arg(long, default_value = "*")]
     role: String,
@@ -126,6 +129,7 @@ struct Body {
     serves: bool,
     uris: Vec<v1::command_info::Uri>,
     words: Vec<String>,
+    found: Found,
 }
 
 impl Run {
@@ -138,7 +142,8 @@ impl Run {
     }
 
     async fn body(&self, client: &Client) -> anyhow::Result<Body> {
-        let mut uris = Vec::new();
+        let mut found = self.inputs.find(client).await?;
+        let mut uris = std::mem::take(&mut found.uris);
         for fetch in &self.fetch {
             let (url, name) = match fetch.rsplit_once('=') {
                 Some((url, name)) if !name.contains('/') && !name.contains('&') => {
@@ -177,6 +182,7 @@ impl Run {
                 serves: self.service.port.is_some(),
                 uris,
                 words: self.arguments.clone(),
+                found,
             });
         };
         let mut serves = self.service.port.is_some();
@@ -205,6 +211,9 @@ impl Run {
                 Some(client::text(&artifact, &["sha256"]).to_owned()),
             )
         };
+        if let Some(sha256) = &sha256 {
+            found.name_digest(sha256);
+        }
         uris.insert(
             0,
             v1::command_info::Uri {
@@ -229,6 +238,7 @@ impl Run {
             serves,
             uris,
             words,
+            found,
         })
     }
 
@@ -282,6 +292,7 @@ impl Run {
             hostname: nix::unistd::gethostname()
                 .ok()
                 .and_then(|name| name.into_string().ok()),
+            inputs: body.found.named.clone(),
             ..Default::default()
         };
         let task_id = format!(
@@ -292,6 +303,7 @@ impl Run {
         let mut config = Config::new(self.master.url()?, framework);
         config.credential.clone_from(&self.master.credential);
         config.give_up_after = Some(Duration::from_secs(60));
+        config.offer_constraints = body.found.constraints(&self.role);
         let (scheduler, events) = connect(config);
         let mut job = Job {
             run: self,
@@ -304,6 +316,8 @@ impl Run {
             launched: None,
             hostname: String::new(),
             said_where: false,
+            placement: Placement::new(self.inputs.locality_wait),
+            began: Instant::now(),
         };
         let code = job.follow_to_the_end().await;
         // Whatever happened, nothing of ours stays behind; a master that is gone cannot be told.
@@ -324,6 +338,8 @@ struct Job<'a> {
     launched: Option<v1::AgentId>,
     hostname: String,
     said_where: bool,
+    placement: Placement,
+    began: Instant,
 }
 
 impl Job<'_> {
@@ -363,9 +379,7 @@ impl Job<'_> {
                     self.framework_id = framework_id.value
                 }
                 Some(Event::Offers(offers)) => {
-                    for offer in offers {
-                        self.consider(offer, &mut nearest).await?;
-                    }
+                    self.consider(offers, &mut nearest).await?;
                 }
                 Some(Event::Disconnected { why }) => {
                     eprintln!("tepui: the master is away ({why}); trying again")
@@ -459,47 +473,70 @@ impl Job<'_> {
         )
     }
 
-    async fn consider(&mut self, offer: v1::Offer, nearest: &mut String) -> anyhow::Result<()> {
-        let held = |name: &str| -> f64 {
-            let of_that_name = offer
-                .resources
-                .iter()
-                .filter(|resource| resource.name == name);
-            of_that_name
-                .filter_map(|resource| resource.scalar.as_ref())
-                .map(|scalar| scalar.value)
-                .sum()
-        };
+    /// Launches on the best of the offers, or waits a little for a better one; what is not taken goes back.
+    async fn consider(
+        &mut self,
+        offers: Vec<v1::Offer>,
+        nearest: &mut String,
+    ) -> anyhow::Result<()> {
         let mem = (self.run.mem >> 20) as f64;
-        let port = match self.body.serves {
-            true => wasm::choose_port(&offer, self.run.service.port),
-            false => None,
-        };
-        let has_port = port.is_some() || !self.body.serves;
-        let fits = held("cpus") >= self.run.cpus && held("mem") >= mem && has_port;
-        if self.launched.is_some() || !fits {
+        let (mut fitting, mut others) = (Vec::new(), Vec::new());
+        for offer in offers {
+            let (cpus, memory) = (amount(&offer, "cpus"), amount(&offer, "mem"));
+            let has_port = !self.body.serves || self.port(&offer).is_some();
+            let has_amounts = cpus >= self.run.cpus && memory >= mem;
+            if self.launched.is_none() && has_amounts && has_port {
+                fitting.push(offer);
+                continue;
+            }
+            let lacks = if has_port { "" } else { ", no such port" };
             *nearest = format!(
-                "{} offered cpus {}, mem {} MB{}",
-                offer.hostname,
-                held("cpus"),
-                held("mem"),
-                if has_port { "" } else { ", no such port" }
+                "{} offered cpus {cpus}, mem {memory} MB{lacks}",
+                offer.hostname
             );
-            return Ok(self
-                .scheduler
-                .decline(std::slice::from_ref(&offer.id), None)
-                .await?);
+            others.push(offer.id);
         }
-        let mut task = self.task(&offer, mem);
-        task.resources.extend(port.map(wasm::port_resource));
-        self.hostname.clone_from(&offer.hostname);
-        self.scheduler
-            .launch(std::slice::from_ref(&offer.id), vec![task])
-            .await?;
-        self.launched = Some(offer.agent_id);
-        // One task is all; further offers would only be declined.
-        self.scheduler.suppress(&[]).await?;
+        let held: Vec<Held> = fitting.iter().map(Held::of_offer).collect();
+        match self.placement.choose(self.began.elapsed(), &held) {
+            Choice::Take(at) => {
+                let offer = fitting.swap_remove(at);
+                let mut task = self.task(&offer, mem);
+                task.resources
+                    .extend(self.port(&offer).map(wasm::port_resource));
+                self.hostname.clone_from(&offer.hostname);
+                self.scheduler
+                    .launch(std::slice::from_ref(&offer.id), vec![task])
+                    .await?;
+                self.launched = Some(offer.agent_id);
+                // One task is all; further offers would only be declined.
+                self.scheduler.suppress(&[]).await?;
+                others.extend(fitting.into_iter().map(|offer| offer.id));
+            }
+            Choice::Wait(time) if !fitting.is_empty() => {
+                if let Some(offer) = fitting.first() {
+                    *nearest = format!(
+                        "{} would do, and holds less of its inputs than another",
+                        offer.hostname
+                    );
+                }
+                let ids: Vec<_> = fitting.into_iter().map(|offer| offer.id).collect();
+                self.scheduler.decline(&ids, Some(time)).await?;
+            }
+            Choice::Wait(_) => {}
+        }
+        if !others.is_empty() {
+            self.scheduler.decline(&others, None).await?;
+        }
         Ok(())
+    }
+
+    /// What a task that serves listens on, if the offer has such a port.
+    fn port(&self, offer: &v1::Offer) -> Option<u64> {
+        let wanted = self.run.service.port;
+        self.body
+            .serves
+            .then(|| wasm::choose_port(offer, wanted))
+            .flatten()
     }
 
     fn task(&self, offer: &v1::Offer, mem: f64) -> v1::TaskInfo {
@@ -548,6 +585,7 @@ impl Job<'_> {
                 wasm: Some(wasm),
                 ..Default::default()
             }),
+            datasets: self.body.found.datasets.clone(),
             max_completion_time: self.run.time.map(|time| v1::DurationInfo {
                 nanoseconds: nanoseconds(time),
             }),
@@ -578,6 +616,18 @@ impl Job<'_> {
         }
         ExitCode::from(code)
     }
+}
+
+/// How much of a resource an offer has.
+fn amount(offer: &v1::Offer, name: &str) -> f64 {
+    let of_that_name = offer
+        .resources
+        .iter()
+        .filter(|resource| resource.name == name);
+    of_that_name
+        .filter_map(|resource| resource.scalar.as_ref())
+        .map(|scalar| scalar.value)
+        .sum()
 }
 
 /// Until somebody asks this command to end.

@@ -40,6 +40,7 @@ pub fn connect(config: Config) -> (Scheduler, Events) {
         config.framework,
         config.suppressed_roles,
     ));
+    shared.constrain(config.offer_constraints);
     let (sender, receiver) = mpsc::channel(EVENTS_WAITING);
     let acknowledgements = match config.acknowledge {
         Acknowledge::Manual => None,

@@ -35,12 +35,15 @@ mod backoff;
 mod driver;
 mod error;
 mod event;
+mod placement;
 mod scheduler;
 mod shared;
 mod transport;
 
 use std::time::Duration;
 
+/// What Tepui adds to them.
+pub use tepui_api::ext;
 /// The messages of the wire, as they appear in [`Event`] and in the arguments of [`Scheduler`].
 pub use tepui_api::v1;
 
@@ -49,6 +52,7 @@ pub use tepui_access::Credential;
 pub use driver::connect;
 pub use error::{CallError, Error};
 pub use event::{Event, Events};
+pub use placement::{Choice, Held, Placement};
 pub use scheduler::Scheduler;
 
 /// Who acknowledges status updates that ask for it (those that carry a `uuid`). An agent keeps sending an update, at
@@ -77,6 +81,8 @@ pub struct Config {
     /// Roles, out of the framework's own, that begin without offers. What [`Scheduler::suppress`] and
     /// [`Scheduler::revive`] change is kept over resubscriptions.
     pub suppressed_roles: Vec<String>,
+    /// Which agents may be offered, by role. A Mesos master knows of them since 1.11.
+    pub offer_constraints: Option<v1::scheduler::OfferConstraints>,
     /// Who acknowledges status updates.
     pub acknowledge: Acknowledge,
     /// The longest pause between two attempts to subscribe. Each pause is a random part of a ceiling that doubles from
@@ -94,6 +100,7 @@ impl Config {
             credential: None,
             framework,
             suppressed_roles: Vec::new(),
+            offer_constraints: None,
             acknowledge: Acknowledge::default(),
             backoff_max: Duration::from_secs(15),
             give_up_after: None,

@@ -233,6 +233,7 @@ impl Scheduler {
         let update = call::UpdateFramework {
             framework_info: framework.clone(),
             suppressed_roles: suppressed_roles.clone(),
+            offer_constraints: self.shared.offer_constraints(),
             ..call::UpdateFramework::default()
         };
         self.make(call::Type::UpdateFramework, |call| {

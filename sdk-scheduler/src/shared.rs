@@ -8,7 +8,7 @@ use hyper::Uri;
 use hyper::header::HeaderValue;
 use prost::Message as _;
 use tepui_access::Credential;
-use tepui_api::v1::scheduler::{Call, call};
+use tepui_api::v1::scheduler::{Call, OfferConstraints, call};
 use tepui_api::v1::{FrameworkId, FrameworkInfo, TaskStatus};
 
 use crate::error::CallError;
@@ -29,6 +29,7 @@ pub(crate) enum Session {
 struct Subscription {
     framework: FrameworkInfo,
     suppressed_roles: Vec<String>,
+    offer_constraints: Option<OfferConstraints>,
 }
 
 struct State {
@@ -56,10 +57,20 @@ impl Shared {
                 subscription: Subscription {
                     framework,
                     suppressed_roles,
+                    offer_constraints: None,
                 },
             }),
             tearing_down: AtomicBool::new(false),
         }
+    }
+
+    /// Which agents may be offered, from the next subscription on.
+    pub(crate) fn constrain(&self, offer_constraints: Option<OfferConstraints>) {
+        self.lock().subscription.offer_constraints = offer_constraints;
+    }
+
+    pub(crate) fn offer_constraints(&self) -> Option<OfferConstraints> {
+        self.lock().subscription.offer_constraints.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -113,6 +124,7 @@ impl Shared {
             subscribe: Some(call::Subscribe {
                 framework_info,
                 suppressed_roles: state.subscription.suppressed_roles.clone(),
+                offer_constraints: state.subscription.offer_constraints.clone(),
                 ..call::Subscribe::default()
             }),
             ..Call::default()
@@ -124,10 +136,8 @@ impl Shared {
     pub(crate) fn update(&self, mut framework: FrameworkInfo, suppressed_roles: Vec<String>) {
         let mut state = self.lock();
         framework.id = state.subscription.framework.id.take();
-        state.subscription = Subscription {
-            framework,
-            suppressed_roles,
-        };
+        state.subscription.framework = framework;
+        state.subscription.suppressed_roles = suppressed_roles;
     }
 
     /// Remembers which roles want no offers. An empty list means all of the framework's.

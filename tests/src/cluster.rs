@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::hosts::Hosts;
 use crate::http::{Response, request};
 
 /// The folder the build put the binaries into.
@@ -23,6 +24,19 @@ fn built() -> PathBuf {
 
 fn tepui() -> PathBuf {
     program("tepui")
+}
+
+/// The program, on the host whose network that is, or on this one.
+fn tepui_in(namespace: Option<&str>) -> Command {
+    match namespace {
+        // It becomes the program, so that the child's id is the program's.
+        Some(namespace) => {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net={namespace}")).arg(tepui());
+            command
+        }
+        None => Command::new(tepui()),
+    }
 }
 
 /// The path of one of the workspace's programs.
@@ -80,6 +94,7 @@ pub struct Process {
     environment: Vec<(String, String)>,
     log: PathBuf,
     pub address: String,
+    namespace: Option<String>,
 }
 
 impl Process {
@@ -88,12 +103,22 @@ impl Process {
     }
 
     fn start_in(words: Vec<String>, environment: Vec<(String, String)>, log: &Path) -> Self {
+        Self::start_on(None, words, environment, log)
+    }
+
+    /// On the host whose network that is, see [`Hosts::namespace`](crate::Hosts::namespace).
+    fn start_on(
+        namespace: Option<String>,
+        words: Vec<String>,
+        environment: Vec<(String, String)>,
+        log: &Path,
+    ) -> Self {
         let file = std::fs::File::options()
             .create(true)
             .append(true)
             .open(log)
             .unwrap();
-        let mut child = Command::new(tepui())
+        let mut child = tepui_in(namespace.as_deref())
             .args(&words)
             .envs(environment.iter().cloned())
             .stdin(Stdio::null())
@@ -126,6 +151,7 @@ impl Process {
             environment,
             log: log.to_owned(),
             address,
+            namespace,
         }
     }
 
@@ -147,7 +173,8 @@ impl Process {
     /// Starts it again with the same words.
     pub fn start_again(&mut self) {
         self.kill();
-        *self = Self::start_in(self.words.clone(), self.environment.clone(), &self.log);
+        let (words, environment) = (self.words.clone(), self.environment.clone());
+        *self = Self::start_on(self.namespace.clone(), words, environment, &self.log);
     }
 
     /// Starts it again with some flags set otherwise or anew. A flag without a value stands alone.
@@ -246,6 +273,53 @@ impl Cluster {
         cluster
     }
 
+    /// A master on the first of some hosts, and no agent.
+    pub fn on_hosts(hosts: &Hosts) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("master").display().to_string();
+        let address = hosts.address(0);
+        let words = [
+            "master",
+            "--ip",
+            &address,
+            "--hostname",
+            &address,
+            "--insecure",
+        ];
+        let words = words
+            .into_iter()
+            .chain(["--port", "5050", "--work-dir", &data]);
+        let words = words.map(str::to_owned).collect();
+        let log = folder.path().join("master.log");
+        Self {
+            master: Process::start_on(Some(hosts.namespace(0)), words, Vec::new(), &log),
+            agents: Vec::new(),
+            folder,
+        }
+    }
+
+    /// An agent on one of the master's other hosts.
+    pub fn add_agent_on(&mut self, hosts: &Hosts, host: usize, flags: &[&str]) {
+        let path = |name: String| self.folder.path().join(name);
+        let data = path(format!("agent-{host}")).display().to_string();
+        let log = path(format!("agent-{host}.log"));
+        let words = [
+            "agent",
+            "--master",
+            &self.master.address,
+            "--work-dir",
+            &data,
+        ];
+        let words = words.iter().chain(flags).map(|word| (*word).to_owned());
+        let words = words.collect();
+        self.agents.push(Process::start_on(
+            Some(hosts.namespace(host)),
+            words,
+            Vec::new(),
+            &log,
+        ));
+    }
+
     pub fn add_agent(&mut self, flags: &[&str]) {
         let master = self.master.address.clone();
         self.add_agent_of(&master, flags);
@@ -294,23 +368,33 @@ impl Cluster {
     pub fn operator(&self, call: Value) -> Response {
         let headers = [("Content-Type", "application/json")];
         let body = call.to_string();
-        request(
-            &self.master.address,
-            "POST",
-            "/api/v1",
-            &headers,
-            body.as_bytes(),
-        )
-        .unwrap()
+        self.ask("POST", "/api/v1", &headers, body.as_bytes())
     }
 
     /// A read of the master.
     pub fn get(&self, path: &str) -> Response {
-        request(&self.master.address, "GET", path, &[], &[]).unwrap()
+        self.ask("GET", path, &[], &[])
+    }
+
+    /// From the master's own host.
+    fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+        let ask = || request(&self.master.address, method, path, headers, body).unwrap();
+        let Some(namespace) = &self.master.namespace else {
+            return ask();
+        };
+        // A network is a thread's, so this one gets a thread.
+        std::thread::scope(|scope| {
+            let there = scope.spawn(|| {
+                let network = std::fs::File::open(namespace).unwrap();
+                nix::sched::setns(network, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+                ask()
+            });
+            there.join().unwrap()
+        })
     }
 
     pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(tepui());
+        let mut command = tepui_in(self.master.namespace.as_deref());
         command
             .args(words)
             .env("TEPUI_MASTER", &self.master.address)

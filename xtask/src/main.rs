@@ -43,6 +43,7 @@ fn command() -> anyhow::Result<()> {
         }
         ["test"] => {
             clients::install()?;
+            install_ip();
             test(&[])
         }
         ["test", "--offline"] => {
@@ -127,6 +128,18 @@ fn build_guests(wasm: &str, packages: &[&str]) -> anyhow::Result<()> {
         ])
         .args(packages.iter().flat_map(|package| ["--package", package]))
         .env("CARGO_TARGET_DIR", target().join("guests")))
+}
+
+/// Some tests make hosts out of network namespaces, with `ip`. Where it cannot be installed those say so and are skipped.
+fn install_ip() {
+    if Command::new("ip").arg("-V").output().is_ok() {
+        return;
+    }
+    let mut install = Command::new("apt-get");
+    install.args(["install", "--yes", "--no-install-recommends", "iproute2"]);
+    if let Err(error) = run(&mut install) {
+        println!("without `ip` (the package iproute2) hosts are not tested: {error:#}");
+    }
 }
 
 fn test(more: &[&str]) -> anyhow::Result<()> {

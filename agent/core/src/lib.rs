@@ -50,7 +50,7 @@ pub use input::{
     TaskRef,
 };
 pub use machine::Core;
-pub use reconfiguration::Reconfiguration;
+pub use reconfiguration::{DATASET_ATTRIBUTES, Reconfiguration};
 pub use record::RecoverError;
 pub use view::{
     AgentView, ContainerOwner, ContainerView, ExecutorView, FrameworkView, Standing, TaskView,

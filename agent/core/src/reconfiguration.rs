@@ -9,6 +9,9 @@ use tepui_model::Resources;
 
 use crate::wire;
 
+/// Attributes that begin so say which data sets an agent has.
+pub const DATASET_ATTRIBUTES: &str = "tepui.dataset.";
+
 /// What an agent that is started again may have changed. Mesos's `--reconfiguration_policy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Reconfiguration {
@@ -76,7 +79,9 @@ fn domain(info: &v1::AgentInfo) -> String {
 }
 
 fn attributes(info: &v1::AgentInfo) -> Vec<String> {
+    // What data sets there are is the operator's to change: tasks that read one hold it by its files, not by its name.
     let all = info.attributes.iter();
+    let all = all.filter(|one| !one.name.starts_with(DATASET_ATTRIBUTES));
     all.filter_map(|one| attribute_from_wire(one).ok())
         .map(|one| one.to_string())
         .collect()

@@ -415,6 +415,7 @@ impl Core {
             executor: running.map(|executor| &*executor.info),
         };
         let launchable = validate::check_task(task, &place)?;
+        self.check_datasets(agent, &accepted.role, task, task.executor.is_some())?;
         let (framework_id, agent_id) = (framework_record.id.clone(), agent_record.id.clone());
         let wire = task_of(&framework_id, &framework_record.info.user, task);
         let role = accepted.role.clone();

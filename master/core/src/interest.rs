@@ -185,7 +185,7 @@ impl Core {
     }
 
     /// Whether one of the roles may read what the agent holds.
-    fn may_use(&self, agent: AgentKey, thing: &Thing, roles: &[Role]) -> bool {
+    pub(crate) fn may_use(&self, agent: AgentKey, thing: &Thing, roles: &[Role]) -> bool {
         let holding = self.agents[agent].inventory.thing(thing);
         holding.is_some_and(|holding| {
             holding.roles.is_empty()

@@ -104,7 +104,16 @@ impl Core {
             },
             shares: self.sharing(accepted, &id),
         };
-        check_group(executor, tasks, &place)
+        let launchable = check_group(executor, tasks, &place)?;
+        let own_executor = executor.command.is_some();
+        for task in tasks {
+            let checked = self.check_datasets(agent, &accepted.role, task, own_executor);
+            checked.map_err(|invalid| GroupInvalid::Task {
+                id: task.task_id.value.clone(),
+                error: invalid.into(),
+            })?;
+        }
+        Ok(launchable)
     }
 
     /// Whether the live tasks of an executor share its cgroup; none if there are no tasks.

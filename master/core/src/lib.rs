@@ -17,6 +17,7 @@ mod calls;
 mod change;
 mod config;
 mod core;
+mod datasets;
 mod departure;
 mod effect;
 mod explain;

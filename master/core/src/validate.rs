@@ -4,6 +4,7 @@ use tepui_api::convert::ConvertError;
 use tepui_api::v1;
 use tepui_model::{IdError, Resources, Role, check_id};
 
+use crate::datasets::DatasetInvalid;
 use crate::wire;
 
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -44,6 +45,8 @@ pub(crate) enum TaskInvalid {
     Environment { name: String, problem: &'static str },
     #[error("{0}")]
     Container(#[from] ContainerInvalid),
+    #[error("{0}")]
+    Dataset(#[from] DatasetInvalid),
     #[error("Task has a limit for '{name}', but only 'cpus', 'mem' and 'fuel' can be limited")]
     LimitUnknown { name: String },
     #[error("Task's limit for '{name}' must be a positive number")]

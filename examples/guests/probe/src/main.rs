@@ -1,6 +1,6 @@
 //! Tries one thing a guest may or may not be allowed to do, and says how it went: `probe read PATH`,
-//! `probe write PATH TEXT`, `probe list PATH`, `probe open COUNT PATH`, `probe say BYTES`, `probe connect HOST:PORT`,
-//! `probe recurse`, `probe fail`, `probe env NAME`.
+//! `probe write PATH TEXT`, `probe list PATH`, `probe rename PATH PATH`, `probe remove PATH`, `probe count PATH`,
+//! `probe open COUNT PATH`, `probe say BYTES`, `probe connect HOST:PORT`, `probe recurse`, `probe fail`, `probe env NAME`.
 
 use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
@@ -41,6 +41,25 @@ fn attempt(words: &[&str]) -> Result<String, String> {
             }
             names.sort();
             Ok(names.join(" "))
+        }
+        ["rename", from, to] => {
+            std::fs::rename(from, to).map_err(told)?;
+            Ok(format!("{from} is {to} now"))
+        }
+        ["remove", path] => {
+            std::fs::remove_file(path).map_err(told)?;
+            Ok(format!("{path} is removed"))
+        }
+        ["count", path] => {
+            let mut file = std::fs::File::open(path).map_err(told)?;
+            let mut buffer = vec![0; 1 << 16];
+            let mut bytes = 0_u64;
+            loop {
+                match file.read(&mut buffer).map_err(told)? {
+                    0 => return Ok(format!("{bytes} bytes")),
+                    some => bytes += some as u64,
+                }
+            }
         }
         ["open", count, path] => {
             let mut open = Vec::new();

@@ -264,3 +264,60 @@ fn an_agent_that_tells_too_much_or_nonsense_is_heard_in_part() {
     let told = link::Holdings::default();
     cluster.from(stranger, to_master::Body::Holdings(told));
 }
+
+#[test]
+fn a_task_is_refused_where_its_data_set_is_not_and_told_where_it_is() {
+    let mut cluster = Cluster::new();
+    let without = cluster.register(holding(Vec::new()));
+    let with = cluster.register(holding(vec![dataset("set", 70, &["eng"])]));
+    let in_role = |role: &str| v1::FrameworkInfo {
+        role: Some(role.to_owned()),
+        ..info(role)
+    };
+    let reads = |offer: &v1::Offer, id: &str, names: &[&str]| {
+        let names = names.iter().map(|name| tepui_api::ext::Dataset {
+            name: (*name).to_owned(),
+            path: None,
+        });
+        v1::TaskInfo {
+            datasets: names.collect(),
+            ..task(offer, id, "cpus:1;mem:64")
+        }
+    };
+    let cases = [
+        (
+            "eng",
+            &without,
+            &["set"][..],
+            Some("which agent m0-S0 does not have; it is on host (m0-S1)"),
+        ),
+        ("eng", &with, &["nothing"], Some("no agent has it")),
+        ("ops", &with, &["set"], Some("is not for the role 'ops'")),
+        ("eng", &with, &["set", "set"], Some("twice")),
+        ("eng/web", &with, &["set"], None),
+    ];
+    for (role, agent, names, expected) in cases {
+        let scheduler = cluster.subscribe(in_role(role));
+        let offers = cluster.offers(&scheduler);
+        let offer = offers
+            .into_iter()
+            .find(|offer| offer.agent_id.value == agent.id)
+            .unwrap();
+        let launched = reads(&offer, "t", names);
+        cluster.launch(&scheduler, &[offer], vec![launched]);
+        let statuses = cluster.statuses(&scheduler);
+        match expected {
+            Some(expected) => {
+                assert_eq!(statuses[0].state(), v1::TaskState::TaskError);
+                let message = statuses[0].message();
+                assert!(message.contains(expected), "{message}");
+            }
+            None => {
+                assert!(statuses.is_empty(), "{statuses:?}");
+                assert_eq!(cluster.view().tasks.values().count(), 1);
+            }
+        }
+        cluster.call(&scheduler, plain(call::Type::Teardown));
+        cluster.settle();
+    }
+}
