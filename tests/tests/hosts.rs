@@ -24,11 +24,9 @@ fn run(cluster: &Cluster, hosts: &Hosts, words: &[&str]) -> (String, String, u64
     assert_eq!(ended.code, 0, "{ended:?}");
     let moved = hosts.bytes_moved() - before;
     let tasks = cluster.json(&["ps", "--all", "--json"]);
-    let tasks = tasks.as_array().unwrap().iter();
+    let mut tasks = tasks.as_array().unwrap().iter();
     let name = words[words.iter().position(|word| *word == "--name").unwrap() + 1];
-    let task = tasks
-        .filter(|task| task["id"].as_str().is_some_and(|id| id.starts_with(name)))
-        .next_back();
+    let task = tasks.rfind(|task| task["id"].as_str().is_some_and(|id| id.starts_with(name)));
     let agent = task.unwrap()["host"].as_str().unwrap().to_owned();
     (ended.stdout, agent, moved)
 }
