@@ -234,7 +234,6 @@ impl Scheduler {
             framework_info: framework.clone(),
             suppressed_roles: suppressed_roles.clone(),
             offer_constraints: self.shared.offer_constraints(),
-            ..call::UpdateFramework::default()
         };
         self.make(call::Type::UpdateFramework, |call| {
             call.update_framework = Some(update)

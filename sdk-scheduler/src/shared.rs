@@ -125,7 +125,6 @@ impl Shared {
                 framework_info,
                 suppressed_roles: state.subscription.suppressed_roles.clone(),
                 offer_constraints: state.subscription.offer_constraints.clone(),
-                ..call::Subscribe::default()
             }),
             ..Call::default()
         };
