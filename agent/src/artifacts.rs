@@ -11,9 +11,10 @@ use bytes::BytesMut;
 use tepui_fetch::{Range, is_digest};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
+use crate::fetcher::Fetcher;
 use crate::holders::Holders;
 use crate::site::{Refusal, Site, text};
-use crate::store::{Pin, Store};
+use crate::store::Pin;
 
 /// Followed by the digest.
 pub(crate) const PATH: &str = "/tepui/v1/artifacts";
@@ -22,7 +23,7 @@ const PIECE_BYTES: usize = 256 << 10;
 /// What other agents may be given.
 #[derive(Debug, Clone)]
 pub(crate) struct Peers {
-    pub(crate) store: Store,
+    pub(crate) fetcher: Fetcher,
     pub(crate) holders: Holders,
 }
 
@@ -59,7 +60,7 @@ pub(crate) async fn artifact(
     }
     site.peers.admit(&headers, &sha256)?;
     let pin = is_digest(&sha256)
-        .then(|| site.peers.store.get(&sha256))
+        .then(|| site.peers.fetcher.store().get(&sha256))
         .flatten();
     let pin = pin.ok_or_else(|| {
         Refusal(
@@ -147,10 +148,10 @@ mod tests {
     async fn only_who_shows_a_token_for_it_gets_an_artifact() {
         let site = crate::testing::site(mpsc::channel(1).0);
         let peers = site.peers.clone();
-        let mut file = peers.store.unfinished().unwrap();
+        let mut file = peers.fetcher.store().unfinished().unwrap();
         file.write_all(b"hello").unwrap();
         let digest = hex::encode(Sha256::digest(b"hello"));
-        drop(peers.store.keep(file, &digest, 0o444).unwrap());
+        drop(peers.fetcher.store().keep(file, &digest, 0o444).unwrap());
         let address = serve(crate::site::router(site)).await;
         let client = reqwest::Client::builder()
             .tls_certs_only(Vec::new())

@@ -14,7 +14,8 @@ use tepui_api::v1::command_info::Uri;
 use tepui_fetch::{Error, Fetch, Location, Progress, Sink, Source, Wish, download};
 use tokio::sync::watch;
 
-use crate::holders::Holders;
+use crate::fetcher_metrics::Figures;
+use crate::holders::{Holders, Origin};
 use crate::store::{Partial, Pin, Store};
 pub(crate) use crate::wanted::{FetchError, Wanted};
 
@@ -42,6 +43,7 @@ struct Shared {
     flights: Mutex<BTreeMap<String, Weak<Flight>>>,
     /// The digest of what a URI or a local file in one state was, so that it need not be read again.
     remembered: Mutex<BTreeMap<String, String>>,
+    figures: Figures,
 }
 
 impl Fetcher {
@@ -53,13 +55,18 @@ impl Fetcher {
             home,
             flights: Mutex::new(BTreeMap::new()),
             remembered: Mutex::new(BTreeMap::new()),
+            figures: Figures::default(),
         };
         Self {
             shared: Arc::new(shared),
         }
     }
 
-    #[cfg(test)]
+    /// Under their names.
+    pub(crate) fn figures(&self) -> Vec<(&'static str, f64)> {
+        self.shared.figures.told(&self.shared.store)
+    }
+
     pub(crate) fn store(&self) -> &Store {
         &self.shared.store
     }
@@ -76,6 +83,7 @@ impl Fetcher {
     /// The bytes of one URI as a file of the store. Dropping the future gives the wish up.
     pub(crate) async fn fetch(&self, wanted: &Wanted) -> Result<Pin, FetchError> {
         if let Some(pin) = self.shared.at_hand(wanted) {
+            self.shared.figures.ended(true);
             return Ok(pin);
         }
         let flight = self.join(wanted);
@@ -86,6 +94,7 @@ impl Fetcher {
                 cause: "the transfer was given up".to_owned(),
             }),
         };
+        self.shared.figures.ended(outcome.is_ok());
         outcome.map_err(|cause| wanted.failed(cause))
     }
 
@@ -177,16 +186,31 @@ impl Shared {
             }
             _ => wanted.key(),
         };
-        let sources = self.sources(wanted).await?;
-        let (shared, digest) = (self.clone(), wanted.digest.clone());
-        let (partial, sink) = blocking(move || shared.begin(digest.as_deref())).await?;
+        let origin = self.fetch.source(&wanted.location)?;
         let settings = self.fetch.settings();
+        let digest = match &wanted.digest {
+            Some(digest) => Some(digest.clone()),
+            None => {
+                let announced = tokio::time::timeout(settings.patience.stall, origin.announced());
+                // What a source that is unwell says is told once it was asked as often as it is to be.
+                announced.await.ok().and_then(Result::ok).flatten()
+            }
+        };
+        if let Some(pin) = digest.as_deref().and_then(|digest| self.store.get(digest)) {
+            self.remember(key, pin.name());
+            return Ok(pin);
+        }
+        let (origins, sources) = self.sources(wanted, digest.as_deref(), origin).await;
+        let (shared, expected) = (self.clone(), digest.clone());
+        let (partial, sink) = blocking(move || shared.begin(expected.as_deref())).await?;
         let wish = Wish {
             sources: &sources,
-            sha256: wanted.digest.as_deref(),
+            sha256: digest.as_deref(),
             max_bytes: settings.max_bytes,
             patience: settings.patience,
             watch: &|progress: Progress| {
+                self.figures
+                    .arrived(origins[progress.source], progress.arrived);
                 // What nobody uses goes before the disk is full.
                 if let Some(size) = progress.size {
                     self.store.make_room(size);
@@ -207,16 +231,20 @@ impl Shared {
     }
 
     /// The nearest first: other holders in the cluster, if the digest says what is meant, then where the URI points.
-    async fn sources(&self, wanted: &Wanted) -> Result<Vec<Arc<dyn Source>>, Error> {
-        let origin = self.fetch.source(&wanted.location)?;
-        let mut sources = match &wanted.digest {
+    async fn sources(
+        &self,
+        wanted: &Wanted,
+        digest: Option<&str>,
+        origin: Arc<dyn Source>,
+    ) -> (Vec<Origin>, Vec<Arc<dyn Source>>) {
+        let mut sources = match digest {
             Some(digest) if !matches!(wanted.location, Location::File(_)) => {
                 self.holders.sources(&self.fetch, digest).await
             }
             _ => Vec::new(),
         };
-        sources.push(origin);
-        Ok(sources)
+        sources.push((Origin::Uri, origin));
+        sources.into_iter().unzip()
     }
 
     /// A file to be filled; with what an agent that was killed had of it.

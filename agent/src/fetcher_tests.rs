@@ -313,3 +313,57 @@ async fn a_relative_path_begins_at_the_frameworks_home() {
     let error = Wanted::parse(&uri("lib/tool"), None, &Settings::default()).unwrap_err();
     assert!(error.to_string().contains("--frameworks_home"), "{error}");
 }
+
+/// A master that names one agent as a holder, whatever is asked.
+fn master_naming(holders: &Holders, agent: String) -> crate::holders::Linked {
+    use tepui_api::link::{ArtifactHolders, ToMaster, to_agent, to_master};
+    let (sender, mut asked) = tokio::sync::mpsc::channel::<ToMaster>(1);
+    let linked = holders.linked(1, "127.0.0.1:1", sender);
+    let holders = holders.clone();
+    tokio::spawn(async move {
+        while let Some(message) = asked.recv().await {
+            if let Some(to_master::Body::LocateArtifact(locate)) = message.body {
+                let answer = ArtifactHolders {
+                    request_id: locate.request_id,
+                    agents: vec![agent.clone()],
+                    token: Some("token".to_owned()),
+                    ..Default::default()
+                };
+                holders.take(to_agent::Body::ArtifactHolders(answer));
+            }
+        }
+    });
+    linked
+}
+
+#[tokio::test]
+async fn an_agent_that_does_not_answer_or_breaks_off_is_passed_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path().join("fetch"), 1 << 20).unwrap();
+    let holders = Holders::default();
+    let fetcher = Fetcher::new(store, fetch(), holders.clone(), None);
+    let (agent, origin) = (TestServer::start().await, TestServer::start().await);
+    let address = agent.url("").trim_start_matches("http://").to_owned();
+    let _linked = master_naming(&holders, address);
+    let replies = [
+        ("silent", Reply::body("silent").held()),
+        ("broken", Reply::body("broken").truncated_to(3)),
+        ("unknown", Reply::status(404)),
+    ];
+    for (text, reply) in replies {
+        let digest = digest_of(text.as_bytes());
+        let path = format!("{}/{digest}", crate::artifacts::PATH);
+        agent.reply(&path, reply);
+        origin.reply(&format!("/{text}"), Reply::body(text));
+        let uri = Uri {
+            sha256: Some(digest),
+            ..uri(&origin.url(&format!("/{text}")))
+        };
+        let pin = fetcher.fetch(&fetcher.wanted(&uri).unwrap()).await.unwrap();
+        assert_eq!(std::fs::read(pin.path()).unwrap(), text.as_bytes());
+        assert_eq!(agent.count(&path), 1, "it is asked once: {text}");
+    }
+    let figures: BTreeMap<_, _> = fetcher.figures().into_iter().collect();
+    assert_eq!(figures["tepui/fetcher/bytes_from_agents"], 3.0);
+    assert_eq!(figures["containerizer/fetcher/task_fetches_succeeded"], 3.0);
+}

@@ -18,6 +18,15 @@ const MASTER_PATIENCE: Duration = Duration::from_secs(10);
 /// How many other agents are tried.
 const MAX_AGENTS: usize = 3;
 
+/// Where bytes came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Agent,
+    Master,
+    /// Where the URI points.
+    Uri,
+}
+
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Holders {
     state: Arc<Mutex<State>>,
@@ -87,19 +96,26 @@ impl Holders {
     }
 
     /// Who has it, in the order in which they are to be asked.
-    pub(crate) async fn sources(&self, fetch: &Fetch, sha256: &str) -> Vec<Arc<dyn Source>> {
+    pub(crate) async fn sources(
+        &self,
+        fetch: &Fetch,
+        sha256: &str,
+    ) -> Vec<(Origin, Arc<dyn Source>)> {
         let Some((master, holders)) = self.ask(sha256).await else {
             return Vec::new();
         };
         let token = holders.token.clone();
         let agents = holders.agents.iter().take(MAX_AGENTS).map(|agent| {
             let url = format!("http://{agent}{}/{sha256}", crate::artifacts::PATH);
-            fetch.holder(url, token.clone(), AGENT_PATIENCE)
+            (
+                Origin::Agent,
+                fetch.holder(url, token.clone(), AGENT_PATIENCE),
+            )
         });
         let mut sources: Vec<_> = agents.collect();
         if holders.master() {
             let url = format!("http://{master}/artifacts/{sha256}");
-            sources.push(fetch.holder(url, None, MASTER_PATIENCE));
+            sources.push((Origin::Master, fetch.holder(url, None, MASTER_PATIENCE)));
         }
         sources
     }

@@ -27,6 +27,7 @@ mod disk;
 mod environment;
 mod executors;
 mod fetcher;
+mod fetcher_metrics;
 mod files;
 mod files_api;
 mod flags;

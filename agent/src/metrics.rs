@@ -9,9 +9,10 @@ use tepui_model::Resources;
 
 use crate::owner::wall_secs;
 use crate::shown;
-use crate::site::About;
+use crate::site::Site;
 
-pub(crate) fn collect(about: &About, view: &AgentView) -> BTreeMap<String, f64> {
+pub(crate) fn collect(site: &Site, view: &AgentView) -> BTreeMap<String, f64> {
+    let about = &site.about;
     // Counters that have not counted yet are there all the same.
     let zero = [
         "slave/tasks_finished",
@@ -85,7 +86,7 @@ pub(crate) fn collect(about: &About, view: &AgentView) -> BTreeMap<String, f64> 
             set(&format!("slave/{name}_revocable_{kind}"), 0.0);
         }
     }
-    for (name, value) in system() {
+    for (name, value) in system().into_iter().chain(site.peers.fetcher.figures()) {
         set(name, value);
     }
     metrics

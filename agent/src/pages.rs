@@ -48,7 +48,7 @@ pub(crate) async fn metrics(
     parameters: Parameters,
 ) -> Result<Response, Refusal> {
     let view = site.view().await?;
-    page(&parameters, &figures::collect(&site.about, &view))
+    page(&parameters, &figures::collect(&site, &view))
 }
 
 /// Nothing of the agent's hangs while it launches: there is nothing to tell, and the page says so as Mesos's does.

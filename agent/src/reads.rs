@@ -55,7 +55,7 @@ pub(crate) fn answer(read: Read, site: &Site, view: &AgentView, eyes: &Eyes) -> 
             Type::GetVersion
         }
         Read::Metrics => {
-            let metrics = metrics::collect(about, view).into_iter();
+            let metrics = metrics::collect(site, view).into_iter();
             let metrics = metrics.map(|(name, value)| v1::Metric {
                 name,
                 value: Some(value),

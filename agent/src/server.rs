@@ -216,16 +216,17 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let holders = Holders::default();
     let volumes = Volumes::start(work_dir.clone(), events.clone())?;
+    let fetcher = Fetcher::new(
+        fetched,
+        Fetch::new(config.fetch.clone())?,
+        holders.clone(),
+        config.frameworks_home.clone(),
+    );
     let preparer = Preparer {
         work_dir: work_dir.clone(),
         volumes: volumes.clone(),
         switch_user: config.switch_user && nix::unistd::geteuid().is_root(),
-        fetcher: Fetcher::new(
-            fetched.clone(),
-            Fetch::new(config.fetch.clone())?,
-            holders.clone(),
-            config.frameworks_home.clone(),
-        ),
+        fetcher: fetcher.clone(),
         compiler: compiler.clone(),
         surroundings: surroundings.clone(),
         datasets,
@@ -283,10 +284,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         executors: executors.clone(),
         containers: containers.clone(),
         verbosity: Verbosity::new(config.set_verbosity),
-        peers: Peers {
-            store: fetched,
-            holders,
-        },
+        peers: Peers { fetcher, holders },
     };
     let executor_site = executor_router(site.clone());
     let site = router(site);

@@ -215,6 +215,11 @@ impl Store {
         self.keep(file, name, mode)
     }
 
+    /// How many bytes are in it, and how many may be.
+    pub(crate) fn fill(&self) -> (u64, u64) {
+        (self.inner.lock().total_bytes, self.inner.bound_bytes)
+    }
+
     /// Lets go of what nobody uses so that so many bytes more fit under the bound.
     pub(crate) fn make_room(&self, bytes: u64) {
         let mut state = self.inner.lock();

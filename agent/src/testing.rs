@@ -331,7 +331,7 @@ pub(crate) fn site(events: mpsc::Sender<crate::owner::Event>) -> crate::site::Si
         datasets: crate::datasets::Datasets::default(),
     };
     let peers = crate::artifacts::Peers {
-        store: store("peers"),
+        fetcher: fetcher(store("peers")),
         holders: crate::holders::Holders::default(),
     };
     let settings = Settings {

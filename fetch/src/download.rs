@@ -23,6 +23,10 @@ pub struct Progress {
     pub bytes: u64,
     /// Of the whole, if it is known.
     pub size: Option<u64>,
+    /// What has arrived since this was last told, also if it was thrown away since.
+    pub arrived: u64,
+    /// From which of the sources.
+    pub source: usize,
 }
 
 /// What is wanted.
@@ -51,8 +55,8 @@ pub async fn download(wish: &Wish<'_>, sink: Sink) -> Result<Downloaded, Error> 
         writing.clear().await?;
     }
     let mut outcome = Err(Error::Settings("nobody was named who has it".to_owned()));
-    for source in wish.sources {
-        let mut reading = Reading::new(wish, source.as_ref());
+    for (number, source) in wish.sources.iter().enumerate() {
+        let mut reading = Reading::new(wish, number, source.as_ref());
         outcome = reading.verified(&mut writing).await;
         match &outcome {
             Ok(_) => break,
@@ -71,22 +75,26 @@ pub async fn download(wish: &Wish<'_>, sink: Sink) -> Result<Downloaded, Error> 
 
 struct Reading<'a> {
     wish: &'a Wish<'a>,
+    number: usize,
     source: &'a dyn Source,
     /// Of the version read so far, if the source says.
     version: Option<String>,
     /// The digest the source itself announces.
     announced: Option<String>,
-    told: u64,
+    size: Option<u64>,
+    untold: u64,
 }
 
 impl<'a> Reading<'a> {
-    fn new(wish: &'a Wish<'a>, source: &'a dyn Source) -> Self {
+    fn new(wish: &'a Wish<'a>, number: usize, source: &'a dyn Source) -> Self {
         Self {
             wish,
+            number,
             source,
             version: None,
             announced: None,
-            told: 0,
+            size: None,
+            untold: 0,
         }
     }
 
@@ -127,7 +135,9 @@ impl<'a> Reading<'a> {
         let headway = self.wish.patience.least_bytes();
         let (mut failures, mut reached) = (0, writing.bytes());
         loop {
-            let error = match self.attempt(writing).await {
+            let attempt = self.attempt(writing).await;
+            self.tell(writing.bytes());
+            let error = match attempt {
                 Ok(()) => return Ok(()),
                 Err(error) if !error.is_transient() => return Err(error),
                 Err(error) => error,
@@ -171,6 +181,7 @@ impl<'a> Reading<'a> {
         }
         self.version = opened.version;
         self.announced = opened.sha256;
+        self.size = opened.size;
         self.check_size(opened.size.unwrap_or(0))?;
         let mut stream = opened.stream;
         loop {
@@ -188,10 +199,11 @@ impl<'a> Reading<'a> {
                 }
                 Ok(Some(Err(error))) | Err(error) => return Err(error),
             };
+            self.untold += piece.len() as u64;
             writing.push(piece).await?;
             self.check_size(writing.bytes())?;
-            if writing.bytes() - self.told.min(writing.bytes()) >= TELL_BYTES {
-                self.tell(writing.bytes(), opened.size);
+            if self.untold >= TELL_BYTES {
+                self.tell(writing.bytes());
             }
         }
         writing.settle().await?;
@@ -205,10 +217,7 @@ impl<'a> Reading<'a> {
                 writing.clear().await?;
                 Err(Error::Changed)
             }
-            _ => {
-                self.tell(writing.bytes(), opened.size);
-                Ok(())
-            }
+            _ => Ok(()),
         }
     }
 
@@ -219,9 +228,13 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn tell(&mut self, bytes: u64, size: Option<u64>) {
-        self.told = bytes;
-        (self.wish.watch)(Progress { bytes, size });
+    fn tell(&mut self, bytes: u64) {
+        (self.wish.watch)(Progress {
+            bytes,
+            size: self.size,
+            arrived: std::mem::take(&mut self.untold),
+            source: self.number,
+        });
     }
 }
 
@@ -285,3 +298,7 @@ fn chance() -> f64 {
     let random = std::hash::RandomState::new().build_hasher().finish();
     f64::from(random as u32) / f64::from(u32::MAX)
 }
+
+#[cfg(test)]
+#[path = "download_tests.rs"]
+mod tests;

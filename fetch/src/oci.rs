@@ -100,56 +100,77 @@ impl Source for Artifact {
     fn open<'a>(&'a self, position: &'a Position) -> BoxFuture<'a, Result<Opened, Error>> {
         self.read(position).boxed()
     }
+
+    fn announced(&self) -> BoxFuture<'_, Result<Option<String>, Error>> {
+        let found = async { Ok(self.find().await?.sha256()) };
+        found.boxed()
+    }
+}
+
+/// What a reference leads to.
+struct Layer {
+    /// With its algorithm.
+    digest: String,
+    size: Option<u64>,
+    /// Why there is no manifest of that digest: then it may be the layer's own.
+    instead_of: Option<Error>,
+}
+
+impl Layer {
+    fn sha256(&self) -> Option<String> {
+        self.digest.strip_prefix("sha256:").map(str::to_owned)
+    }
 }
 
 impl Artifact {
     async fn read(&self, position: &Position) -> Result<Opened, Error> {
+        let layer = self.find().await?;
+        let opened = self.open_layer(&layer, position).await;
+        opened.map_err(|error| layer.instead_of.unwrap_or(error))
+    }
+
+    async fn find(&self) -> Result<Layer, Error> {
         let auth = self
             .client
             .auth(&self.reference, &self.auth, RegistryOperation::Pull)
             .await;
         auth.map_err(|error| self.failed(&error))?;
-        let (digest, size) = match self.client.pull_manifest(&self.reference, &self.auth).await {
+        match self.client.pull_manifest(&self.reference, &self.auth).await {
             Ok((OciManifest::Image(manifest), _)) => {
                 let layer = the_layer(&manifest.layers)?;
-                (layer.digest.clone(), u64::try_from(layer.size).ok())
+                Ok(Layer {
+                    digest: layer.digest.clone(),
+                    size: u64::try_from(layer.size).ok(),
+                    instead_of: None,
+                })
             }
-            Ok((OciManifest::ImageIndex(_), _)) => {
-                return Err(Error::Registry(
-                    "it is an index of several artifacts; name one of them by its digest"
-                        .to_owned(),
-                ));
-            }
+            Ok((OciManifest::ImageIndex(_), _)) => Err(Error::Registry(
+                "it is an index of several artifacts; name one of them by its digest".to_owned(),
+            )),
             Err(error) => {
                 let error = self.failed(&error);
-                return match self.reference.digest() {
-                    // What has that digest may be a layer itself. Some registries fail on such a one instead of having no
-                    // manifest of it.
-                    Some(digest) if is_no_manifest(&error) => {
-                        let layer = self.layer(digest, None, position).await;
-                        layer.map_err(|_| error)
-                    }
+                match self.reference.digest() {
+                    // Some registries fail on a layer's digest instead of having no manifest of it.
+                    Some(digest) if is_no_manifest(&error) => Ok(Layer {
+                        digest: digest.to_owned(),
+                        size: None,
+                        instead_of: Some(error),
+                    }),
                     _ => Err(error),
-                };
+                }
             }
-        };
-        self.layer(&digest, size, position).await
+        }
     }
 
-    async fn layer(
-        &self,
-        digest: &str,
-        size: Option<u64>,
-        position: &Position,
-    ) -> Result<Opened, Error> {
+    async fn open_layer(&self, layer: &Layer, position: &Position) -> Result<Opened, Error> {
         // A layer never changes under its digest.
         let offset = match &position.version {
-            Some(version) if version != digest => 0,
+            Some(version) if *version != layer.digest => 0,
             _ => position.offset,
         };
         let blob = self
             .client
-            .pull_blob_stream_partial(&self.reference, digest, offset, None)
+            .pull_blob_stream_partial(&self.reference, layer.digest.as_str(), offset, None)
             .await;
         let (offset, sized) = match blob.map_err(|error| self.failed(&error))? {
             BlobResponse::Full(sized) => (0, sized),
@@ -161,9 +182,9 @@ impl Artifact {
             .map(|piece| piece.map_err(|error| of_blob(&error)));
         Ok(Opened {
             offset,
-            size: size.or(length),
-            sha256: digest.strip_prefix("sha256:").map(str::to_owned),
-            version: Some(digest.to_owned()),
+            size: layer.size.or(length),
+            sha256: layer.sha256(),
+            version: Some(layer.digest.clone()),
             stream: stream.boxed(),
         })
     }

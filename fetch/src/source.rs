@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
@@ -34,6 +35,11 @@ pub struct Opened {
 pub trait Source: Send + Sync + Debug {
     /// One attempt. Waiting is the caller's: it gives up by dropping the future or the stream.
     fn open<'a>(&'a self, position: &'a Position) -> BoxFuture<'a, Result<Opened, Error>>;
+
+    /// The sha256 that its bytes have, in hex, where the source can tell without giving them.
+    fn announced(&self) -> BoxFuture<'_, Result<Option<String>, Error>> {
+        futures::future::ready(Ok(None)).boxed()
+    }
 
     /// How long the first bytes may take; else as long as anything.
     fn first_patience(&self) -> Option<Duration> {

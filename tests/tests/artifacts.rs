@@ -267,6 +267,16 @@ fn offer_of_another(scheduler: &mut Scheduler, agents: &[&Value]) -> Value {
     }
 }
 
+/// How many bytes an agent has from there.
+fn moved(cluster: &Cluster, agent: usize, from: &str) -> f64 {
+    let agent = &cluster.agents[agent - 1].address;
+    let figures = request(agent, "GET", "/metrics/snapshot", &[], b"").unwrap();
+    let figures = figures.json();
+    figures[format!("tepui/fetcher/bytes_from_{from}")]
+        .as_f64()
+        .unwrap()
+}
+
 fn holders(cluster: &Cluster, sha256: &str) -> usize {
     let answer = cluster.json(&["artifact", "where", "--json", sha256]);
     answer["agents"].as_array().map_or(0, Vec::len)
@@ -309,6 +319,11 @@ fn agents_have_it_from_each_other_and_believe_nobody() {
     cluster.add_agent(RESOURCES);
     let second = run("second", &[&first]);
     assert_eq!(server.count("/file"), 1, "the second has it from the first");
+    assert_eq!(moved(&cluster, 1, "uris"), 3e6);
+    assert_eq!(
+        (moved(&cluster, 2, "agents"), moved(&cluster, 2, "uris")),
+        (3e6, 0.0)
+    );
     wait_until("the second agent to tell", || {
         (holders(&cluster, &sha256) == 2).then_some(())
     });
@@ -342,6 +357,10 @@ fn agents_have_it_from_each_other_and_believe_nobody() {
     cluster.add_agent(RESOURCES);
     run("third", &[&first, &second]);
     assert_eq!(server.count("/file"), 2, "the origin had to help");
+    assert_eq!(
+        (moved(&cluster, 3, "agents"), moved(&cluster, 3, "uris")),
+        (3e6, 3e6)
+    );
 }
 
 #[test]
@@ -364,6 +383,7 @@ fn the_master_helps_where_the_origin_is_gone() {
     let status = scheduler.run("task", "test $(cat gone) = kept", &[uri]);
     assert_eq!(status["state"], "TASK_FINISHED", "{status}");
     assert_eq!(server.count("/gone"), 0);
+    assert_eq!(moved(&cluster, 1, "master"), 4.0);
     let removed = cluster.tepui(&["artifact", "rm", &sha256]);
     assert_eq!(removed.code, 0, "{}", removed.stderr);
     let unknown = cluster.tepui(&["artifact", "where", &digest_of(b"unknown")]);

@@ -7,7 +7,7 @@
 )]
 
 use serde_json::{Value, json};
-use tepui_tests::{Cluster, FileServer, Registry, Reply, S3, Scheduler, digest_of, guest};
+use tepui_tests::{Cluster, FileServer, Registry, Reply, S3, Scheduler, digest_of, guest, request};
 
 const WASM: &str = "application/vnd.wasm.content.layer.v1+wasm";
 const TAR: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
@@ -120,6 +120,18 @@ fn stock_server_oci_artifacts_are_fetched_and_run() {
         let status = run(&mut scheduler, id, uri, name);
         assert_eq!(status["state"], "TASK_FINISHED", "{status}");
     }
+    // A registry says what it would give, so that what is here is not sent again.
+    let agent = &cluster.agents[0].address;
+    let figures = || {
+        request(agent, "GET", "/metrics/snapshot", &[], b"")
+            .unwrap()
+            .json()
+    };
+    let moved = || figures()["tepui/fetcher/bytes_from_uris"].as_f64().unwrap();
+    assert_eq!(moved(), hello.len() as f64);
+    let status = run(&mut scheduler, "again", &module, "hello");
+    assert_eq!(status["state"], "TASK_FINISHED", "{status}");
+    assert_eq!(moved(), hello.len() as f64);
     let layer = format!(
         "oci://{}/data/words@sha256:{}",
         registry.address(),

@@ -80,7 +80,7 @@ async fn fill(client: &Client, sha256: &str, part: &Path) -> anyhow::Result<()> 
         sha256: Some(sha256),
         max_bytes: None,
         patience: fetch.settings().patience,
-        watch: &|Progress { bytes, size }| {
+        watch: &|Progress { bytes, size, .. }| {
             if let Some(size) = size {
                 receiving.set_length(size);
             }

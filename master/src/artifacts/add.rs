@@ -201,7 +201,7 @@ async fn fetch(
         sha256: job.sha256.as_deref(),
         max_bytes: limits.into_iter().flatten().min(),
         patience: settings.patience,
-        watch: &|Progress { bytes, size }| {
+        watch: &|Progress { bytes, size, .. }| {
             let _ = lines.try_send(json!({ "bytes": bytes, "size": size }));
         },
     };
