@@ -9,6 +9,7 @@ mod allocation;
 mod artifact;
 mod client;
 mod dev;
+mod explain;
 mod inputs;
 mod logging;
 mod logs;
@@ -49,6 +50,8 @@ enum Command {
     Ps(ps::Ps),
     /// Print a file of a task's sandbox: its stdout unless told otherwise
     Logs(logs::Logs),
+    /// Tell why a framework or a waiting task is offered nothing
+    Explain(explain::Explain),
     /// List agents
     Agents(agents::Agents),
     /// Keep modules and data at the master, for tasks to fetch
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Command::Ps(ps) => ps.run(),
         Command::Logs(logs) => logs.run(),
         Command::Agents(agents) => agents.run(),
+        Command::Explain(explain) => explain.run(),
         Command::Artifact(artifact) => artifact.run(),
         Command::ExecutorWasm => roles::executor_wasm(),
         Command::ExecutorNative => roles::executor_native(),

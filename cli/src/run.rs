@@ -17,7 +17,7 @@ use tepui_sdk_scheduler::{Choice, Config, Event, Events, Held, Placement, Schedu
 
 use crate::client::{self, Client, MasterAddress};
 use crate::inputs::{Found, Inputs};
-use crate::{logs, wasm};
+use crate::{explain, logs, wasm};
 
 /// Exit codes that say the task did not end by itself. A guest may use the same numbers; the line on stderr tells.
 mod exit {
@@ -289,6 +289,8 @@ impl Run {
                 capability(Type::TaskKillingState),
                 capability(Type::ReservationRefinement),
             ],
+            // What is too small is not offered, and the master can tell what is lacking.
+            offer_filters: [(self.role.clone(), self.least())].into(),
             hostname: nix::unistd::gethostname()
                 .ok()
                 .and_then(|name| name.into_string().ok()),
@@ -326,6 +328,28 @@ impl Run {
     }
 }
 
+impl Run {
+    /// In MB.
+    fn megabytes(&self) -> f64 {
+        (self.mem >> 20) as f64
+    }
+
+    /// The least that the task can be started with.
+    fn least(&self) -> v1::OfferFilters {
+        use v1::offer_filters::{MinAllocatableResources, ResourceQuantities};
+        let amounts = [("cpus", self.cpus), ("mem", self.megabytes())];
+        let quantities =
+            amounts.map(|(name, value)| (name.to_owned(), v1::value::Scalar { value }));
+        v1::OfferFilters {
+            min_allocatable_resources: Some(MinAllocatableResources {
+                quantities: vec![ResourceQuantities {
+                    quantities: quantities.into(),
+                }],
+            }),
+        }
+    }
+}
+
 struct Job<'a> {
     run: &'a Run,
     client: &'a Client,
@@ -347,7 +371,8 @@ impl Job<'_> {
         let mut output = None;
         let mut patience = tokio::time::interval(Duration::from_secs(5));
         patience.tick().await;
-        let mut nearest = String::from("no agent has offered anything yet");
+        // What was wrong with an offer that came lately.
+        let mut nearest = String::new();
         let mut interrupted = false;
         let mut terminate =
             tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -355,7 +380,13 @@ impl Job<'_> {
             let event = tokio::select! {
                 event = self.events.next() => event,
                 _ = patience.tick(), if self.launched.is_none() => {
-                    eprintln!("tepui: waiting for {}: {nearest}", self.wish());
+                    let why = match std::mem::take(&mut nearest) {
+                        lately if !lately.is_empty() => lately,
+                        _ => explain::in_short(self.client, &self.framework_id)
+                            .await
+                            .unwrap_or_else(|_| "no agent has offered it yet".to_owned()),
+                    };
+                    eprintln!("tepui: waiting for {}: {why}", self.wish());
                     continue;
                 }
                 () = stopped(&mut terminate) => {
@@ -479,7 +510,7 @@ impl Job<'_> {
         offers: Vec<v1::Offer>,
         nearest: &mut String,
     ) -> anyhow::Result<()> {
-        let mem = (self.run.mem >> 20) as f64;
+        let mem = self.run.megabytes();
         let (mut fitting, mut others) = (Vec::new(), Vec::new());
         for offer in offers {
             let (cpus, memory) = (amount(&offer, "cpus"), amount(&offer, "mem"));

@@ -10,6 +10,8 @@ mod artifacts;
 mod body;
 mod config;
 mod connections;
+mod explain;
+mod explain_json;
 mod files;
 mod holdings;
 mod http;

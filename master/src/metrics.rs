@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use tepui_api::v1::offer;
 use tepui_api::v1::scheduler::{call, event};
-use tepui_master_core::{AgentRecord, FrameworkRecord, Metric, TASK_STATES, Tally, View};
-use tepui_model::{Milli, Resources};
+use tepui_master_core::{
+    AgentRecord, FrameworkRecord, Metric, Starvation, TASK_STATES, Tally, View,
+};
+use tepui_model::{FrameworkId, Milli, Resources};
 
 use crate::http::Parameters;
 use crate::shared::{Refusal, Shared};
@@ -31,7 +33,8 @@ pub(crate) const METRICS: &[Metric] = &[
     ),
     metric(
         "master/frameworks/",
-        "Of one framework: calls, events, operations, offers, tasks by state",
+        "Of one framework: calls, events, operations, offers, tasks by state; allocation/unoffered_secs, for how long it \
+         has asked and was offered nothing; allocation/share_deficit, by how much its dominant share is below its fair one",
     ),
     metric(
         "registrar/queued_operations",
@@ -97,10 +100,11 @@ pub(crate) async fn within(
             .await
             .map_or(Ok(None), |view| view.map(Some)),
     }?;
-    Ok(match view {
-        Some(view) => collect(shared, &view),
-        None => own(shared),
-    })
+    let Some(view) = view else {
+        return Ok(own(shared));
+    };
+    let starvation = shared.ask(|core, now| core.starvation(now)).await?;
+    Ok(collect(shared, &view, starvation))
 }
 
 /// `?timeout=5secs`
@@ -113,7 +117,7 @@ pub(crate) fn patience(parameters: &Parameters) -> Result<Option<Duration>, Refu
         .map_err(|error| Refusal::bad_request(format!("Invalid timeout '{text}': {error}")))
 }
 
-fn collect(shared: &Shared, view: &View) -> BTreeMap<String, f64> {
+fn collect(shared: &Shared, view: &View, starvation: Vec<Starvation>) -> BTreeMap<String, f64> {
     let mut metrics = Figures(own(shared));
     for (name, value) in view.counters.iter() {
         metrics.add(name, *value as f64);
@@ -134,8 +138,12 @@ fn collect(shared: &Shared, view: &View) -> BTreeMap<String, f64> {
             calls.processed as f64,
         );
     }
+    let starvation: BTreeMap<FrameworkId, Starvation> = starvation
+        .into_iter()
+        .map(|starvation| (starvation.framework.clone(), starvation))
+        .collect();
     for framework in view.frameworks.values() {
-        of_framework(framework, &mut metrics);
+        of_framework(framework, starvation.get(&framework.id), &mut metrics);
     }
     metrics.0
 }
@@ -203,13 +211,21 @@ fn resources(view: &View, metrics: &mut Figures) {
     }
 }
 
-fn of_framework(record: &FrameworkRecord, metrics: &mut Figures) {
+fn of_framework(record: &FrameworkRecord, starvation: Option<&Starvation>, metrics: &mut Figures) {
     let prefix = format!(
         "master/frameworks/{}.{}",
         encode(&record.info.name),
         record.id
     );
     let counted = &record.metrics;
+    if let Some(starvation) = starvation {
+        let waited = starvation.unoffered.as_secs_f64();
+        metrics.add(&format!("{prefix}/allocation/unoffered_secs"), waited);
+        metrics.add(
+            &format!("{prefix}/allocation/share_deficit"),
+            starvation.share_deficit,
+        );
+    }
     let mut add = |name: &str, value: u64| metrics.add(&format!("{prefix}/{name}"), value as f64);
     add("subscribed", u64::from(record.connected));
     for role in record.roles.iter() {

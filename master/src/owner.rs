@@ -58,7 +58,11 @@ pub(crate) enum Message {
     PersistFailed(Arc<StoreError>),
     /// Wants the state as it is after everything before this message.
     View(oneshot::Sender<Arc<View>>),
+    /// Wants to look at the core as it is after everything before this message. It must not take long.
+    Look(Look),
 }
+
+pub(crate) type Look = Box<dyn FnOnce(&Core, Tick) + Send>;
 
 pub(crate) struct OperatorSubscription {
     pub(crate) stream: StreamKey,
@@ -314,6 +318,7 @@ impl Owner {
             Message::Persisted { key } => self.followups.push_back(Input::Persisted { key }),
             Message::PersistFailed(error) => self.failed = Some(OwnerError::Registry(error)),
             Message::View(viewer) => self.viewers.push(viewer),
+            Message::Look(look) => look(&self.core, now(self.began).tick),
             Message::OperatorSubscribe { .. } => unreachable!("dealt with before"),
         }
     }

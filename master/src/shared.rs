@@ -8,7 +8,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tepui_access::ArtifactKey;
 use tepui_fetch::Fetch;
-use tepui_master_core::{StreamKey, View};
+use tepui_master_core::{Core, StreamKey, View};
+use tepui_model::Tick;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -91,6 +92,25 @@ impl Shared {
             .map_err(|_| Refusal::stopping())?;
         let view = receiver.await.map_err(|_| Refusal::stopping())?;
         Ok(view.visible_to(&self.config.core.acls, caller().as_deref()))
+    }
+}
+
+impl Shared {
+    /// Puts a question to the core, as it is after everything that this caller did before. It keeps the core from its
+    /// work while it is answered.
+    pub(crate) async fn ask<Answer: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Core, Tick) -> Answer + Send + 'static,
+    ) -> Result<Answer, Refusal> {
+        let (sender, receiver) = oneshot::channel();
+        let look = move |core: &Core, now| {
+            let _ = sender.send(question(core, now));
+        };
+        self.inbox
+            .send(Message::Look(Box::new(look)))
+            .await
+            .map_err(|_| Refusal::stopping())?;
+        receiver.await.map_err(|_| Refusal::stopping())
     }
 }
 

@@ -203,13 +203,17 @@ impl Scheduler {
     /// The next status, acknowledged if it has a uuid.
     pub fn status(&mut self) -> Value {
         let status = self.expect("UPDATE")["update"]["status"].clone();
+        self.acknowledge(&status);
+        status
+    }
+
+    pub fn acknowledge(&self, status: &Value) {
         if status.get("uuid").is_some() {
             let acknowledged = self.call(json!({ "type": "ACKNOWLEDGE", "acknowledge": {
                 "agent_id": status["agent_id"], "task_id": status["task_id"], "uuid": status["uuid"],
             }}));
             assert_eq!(acknowledged.status, 202);
         }
-        status
     }
 
     /// Reads statuses until the task is in that state.

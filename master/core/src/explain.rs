@@ -52,6 +52,18 @@ pub struct Told {
     pub others: Vec<(FrameworkId, Role)>,
     /// Why the agent is not offered, if an operator wants it so.
     pub deactivated: Option<Deactivation>,
+    /// How much longer a refusal holds.
+    pub left: Duration,
+}
+
+/// How badly a framework fares.
+#[derive(Debug, Clone)]
+pub struct Starvation {
+    pub framework: FrameworkId,
+    /// For how long it has asked and was offered nothing. Nothing while it has an open offer or does not ask.
+    pub unoffered: Duration,
+    /// By how much its share is below its fair share.
+    pub share_deficit: f64,
 }
 
 impl Core {
@@ -114,6 +126,7 @@ impl Core {
         parties: &[Party],
         from: AgentKey,
         agents: usize,
+        now: Tick,
     ) -> (Vec<Told>, Option<AgentKey>) {
         let mut told = Vec::new();
         let mut rest = self.agents.iter_from(from);
@@ -143,6 +156,10 @@ impl Core {
                         Obstacle::AgentInactive => self.deactivated_agents.get(&agent.id).cloned(),
                         _ => None,
                     },
+                    left: match obstacle {
+                        Obstacle::Refused { until } => between(now, until),
+                        _ => Duration::ZERO,
+                    },
                     obstacle,
                 });
             }
@@ -150,18 +167,18 @@ impl Core {
         (told, rest.next().map(|(key, _)| key))
     }
 
-    /// How long each framework that asks has been offered nothing, and by how much its share is below its fair share.
-    pub fn starvation(&self, now: Tick) -> Vec<(FrameworkId, Duration, f64)> {
+    /// Of every framework that there is.
+    pub fn starvation(&self, now: Tick) -> Vec<Starvation> {
         let shares = self.allocator.fair_shares();
         let frameworks = self.frameworks.iter().map(|(key, framework)| {
             let waiting = self.allocator.waiting_since(key.into());
             let fair = shares.get(&key.into()).copied().unwrap_or(0.0);
             let share = self.allocator.framework_share(key.into());
-            (
-                framework.id.clone(),
-                waiting.map_or(Duration::ZERO, |since| between(since, now)),
-                (fair - share).max(0.0),
-            )
+            Starvation {
+                framework: framework.id.clone(),
+                unoffered: waiting.map_or(Duration::ZERO, |since| between(since, now)),
+                share_deficit: (fair - share).max(0.0),
+            }
         });
         frameworks.collect()
     }

@@ -62,7 +62,7 @@ mod tests;
 pub use crate::config::Config;
 pub use crate::core::Core;
 pub use crate::effect::{Answer, Effect, RegistryOperation};
-pub use crate::explain::{FrameworkStanding, Party, Refused, Told};
+pub use crate::explain::{FrameworkStanding, Party, Refused, Starvation, Told};
 pub use crate::happenings::Happening;
 pub use crate::history::History;
 pub use crate::input::{Input, LinkKey, PersistKey, RequestKey, StreamKey};

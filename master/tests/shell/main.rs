@@ -8,6 +8,7 @@
 mod agents;
 mod artifacts;
 mod events;
+mod explain;
 mod hostile;
 mod http;
 mod legacy;
