@@ -233,3 +233,47 @@ fn data_sets_are_for_whom_they_are_declared_and_found_where_they_are() {
         matches!(held.as_slice(), [one] if one["name"] == "more").then_some(())
     });
 }
+
+#[test]
+fn a_run_waits_for_the_agent_that_holds_its_input_but_not_for_ever() {
+    let mut cluster = Cluster::master_alone(&[]);
+    add_agent(&mut cluster, "first", &[]);
+    let input = cluster.folder.path().join("input");
+    std::fs::write(&input, vec![b'x'; 1 << 20]).unwrap();
+    let input = input.display().to_string();
+    let artifact = cluster.json(&["artifact", "put", "--json", &input]);
+    let sha256 = artifact["sha256"].as_str().unwrap();
+    let read = |cluster: &Cluster, wait: &str| {
+        let mut words = vec!["run", "--input", sha256, "--locality-wait", wait];
+        words.extend(["--", "wc", "-c", "input"]);
+        let ended = cluster.tepui(&words);
+        assert_eq!(ended.stdout, "1048576 input\n", "{ended:?}");
+    };
+    let holders = |cluster: &Cluster| {
+        let held = held(cluster, &format!("?sha256={sha256}"), "ARTIFACT");
+        let names = held.iter().map(|one| one["hostname"].as_str().unwrap());
+        names.map(str::to_owned).collect::<Vec<_>>()
+    };
+    read(&cluster, "3secs");
+    wait_until("the agent to hold the input", || {
+        (holders(&cluster) == ["first"]).then_some(())
+    });
+
+    // All of it is in use for a moment, and another comes that is free.
+    let busy = cluster.spawn(&["run", "--cpus", "2", "--", "sleep", "3"]);
+    cluster.running_task();
+    add_agent(&mut cluster, "second", &[]);
+    read(&cluster, "30secs");
+    assert_eq!(holders(&cluster), ["first"], "it was worth the wait");
+    assert_eq!(busy.wait().code, 0);
+
+    let busy = cluster.spawn(&[
+        "run", "--cpus", "1.9", "--input", sha256, "--", "sleep", "600",
+    ]);
+    cluster.running_task();
+    read(&cluster, "1secs");
+    wait_until("the other agent to have fetched it", || {
+        (holders(&cluster) == ["first", "second"]).then_some(())
+    });
+    drop(busy);
+}
