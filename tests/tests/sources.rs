@@ -218,6 +218,19 @@ fn webhdfs_files_are_fetched_from_where_the_name_node_sends() {
     }
     added(&cluster, &uri, &bytes);
     assert_eq!(data.count("/block"), 3);
+    // A data node that breaks off is asked for the rest, by way of the name node.
+    let (half, rest) = bytes.split_at(1_000_000);
+    let half = data.serve("/half", Reply::body(half).claiming(bytes.len()));
+    let rest = data.serve("/rest", Reply::body(rest));
+    names.serve(&open, Reply::redirect(&half));
+    let open = format!(
+        "/webhdfs/v1/dir/file?op=OPEN&offset=1000000&length={}",
+        bytes.len() - 1_000_000
+    );
+    names.serve(&open, Reply::redirect(&rest));
+    let status = run(&mut scheduler, "resumed", &uri, check);
+    assert_eq!(status["state"], "TASK_FINISHED", "{status}");
+    assert_eq!((data.count("/half"), data.count("/rest")), (1, 1));
     let missing = format!("webhdfs://{}/dir/none", names.address());
     refused(
         &cluster,

@@ -149,12 +149,11 @@ fn name_of(location: &Location) -> Option<String> {
 /// The master may read more of its machine than those who may add artifacts.
 fn permitted(shared: &Shared, path: &Path) -> Result<PathBuf, Refusal> {
     let real = path.canonicalize();
-    let directories = shared
+    let mut directories = shared
         .config
         .artifact_files
         .iter()
         .filter_map(|one| one.canonicalize().ok());
-    let mut directories = directories;
     match real {
         Ok(real) if directories.any(|directory| real.starts_with(directory)) => Ok(real),
         // Nor are they told what is there.
@@ -187,6 +186,20 @@ async fn fetch(
         }
     };
     let source = shared.fetch.source(&job.location).map_err(failed)?;
+    let settings = shared.fetch.settings();
+    // What a source that is unwell says is told once it was asked as often as it is to be.
+    let announced = tokio::time::timeout(settings.patience.stall, source.announced()).await;
+    let announced = announced.ok().and_then(Result::ok).flatten();
+    let sha256 = job.sha256.or(announced);
+    if let Some(known) = sha256
+        .as_deref()
+        .and_then(|sha256| shared.artifacts.get(sha256))
+    {
+        let artifacts = &shared.artifacts;
+        return artifacts
+            .record(&known.sha256, known.size, None, job.name)
+            .await;
+    }
     let artifacts = Arc::clone(&shared.artifacts);
     let (file, sink) = blocking(move || {
         let file = artifacts.incoming(None)?;
@@ -194,11 +207,10 @@ async fn fetch(
         Ok((file, sink))
     })
     .await?;
-    let settings = shared.fetch.settings();
     let limits = [settings.max_bytes, shared.config.max_artifact_bytes];
     let wish = Wish {
         sources: &[source],
-        sha256: job.sha256.as_deref(),
+        sha256: sha256.as_deref(),
         max_bytes: limits.into_iter().flatten().min(),
         patience: settings.patience,
         watch: &|Progress { bytes, size, .. }| {
