@@ -104,6 +104,36 @@ fn an_own_executor_answers_for_all_of_its_tasks() {
 }
 
 #[test]
+fn a_task_of_a_group_with_more_on_disk_than_it_was_given_fails_and_takes_its_group_along() {
+    let cluster = cluster(&WATCHED);
+    let mut scheduler = subscribe(&cluster);
+    let offer = scheduler.offer();
+    let fill = "dd if=/dev/zero of=big bs=1048576 count=4 2>/dev/null; exec sleep 1000";
+    let tasks = [
+        with_disk(Scheduler::task("over", &offer, fill), 2.0),
+        with_disk(Scheduler::task("within", &offer, fill), 64.0),
+    ];
+    let executor = scheduler.default_executor("pod");
+    let launched = scheduler.launch_group(&offer, &executor, &tasks);
+    assert_eq!(launched.status, 202);
+    let (mut over, mut within) = (Value::Null, Value::Null);
+    while over.is_null() || within.is_null() {
+        let status = scheduler.status();
+        let state = status["state"].as_str().unwrap();
+        if ["TASK_STARTING", "TASK_RUNNING"].contains(&state) {
+            continue;
+        }
+        match status["task_id"]["value"].as_str().unwrap() {
+            "over" => over = status,
+            _ => within = status,
+        }
+    }
+    assert_over_disk(&over, 2.0);
+    assert_eq!(over["executor_id"]["value"], "pod");
+    assert_eq!(within["state"], "TASK_KILLED", "{within}");
+}
+
+#[test]
 fn disk_is_not_enforced_unless_the_operator_says_so() {
     let cluster = cluster(&["--container_disk_watch_interval=100ms"]);
     let mut scheduler = subscribe(&cluster);

@@ -274,6 +274,69 @@ fn a_volume_keeps_its_files_over_tasks_an_agents_and_a_masters_life() {
     wait_until("the files to go", || (!file.exists()).then_some(()));
 }
 
+#[test]
+fn a_task_keeps_its_volume_while_its_agent_is_away() {
+    let mut cluster = Cluster::start(1);
+    let mut scheduler = subscribe(&cluster, json!({ "checkpoint": true }));
+    let offer = scheduler.offer();
+    let made = volume("v1", 64.0);
+    let command = "echo one > data/file; until test -e data/go; do sleep 0.05; done; echo two >> data/file";
+    let steps = [
+        reserve(&[reserved("disk", 64.0)]),
+        create(std::slice::from_ref(&made)),
+        launch(&[with_volume("through", &offer, command, &made)]),
+    ];
+    accept(&scheduler, &offer, &steps, 0.0);
+    scheduler.until("through", "TASK_RUNNING");
+    let file = volume_on_disk(&cluster, "v1").join("file");
+    wait_until("the task to have written", || file.exists().then_some(()));
+    cluster.agents[0].start_again();
+    cluster.wait_for_agents(1);
+    // The volume is the task's and offered to nobody.
+    let state = cluster.get("/state").json();
+    let agent = &state["slaves"][0];
+    let used = agent["used_resources_full"].to_string();
+    assert!(used.contains("\"v1\""), "{agent}");
+    std::fs::write(volume_on_disk(&cluster, "v1").join("go"), "").unwrap();
+    finished(&mut scheduler, "through");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "one\ntwo\n");
+    offer_with(&mut scheduler, "the volume", |resources| {
+        let mut all = resources.as_array().unwrap().iter();
+        all.any(|one| is_volume(one, "v1"))
+    });
+}
+
+#[test]
+fn a_volume_with_more_in_it_than_its_size_fails_its_task() {
+    let mut cluster = Cluster::master_alone(&[]);
+    cluster.add_agent(&[
+        "--resources",
+        "cpus:2;mem:1024;disk:1024",
+        "--enforce_container_disk_quota",
+        "--container_disk_watch_interval=200ms",
+    ]);
+    cluster.wait_for_agents(1);
+    let mut scheduler = subscribe(&cluster, json!({}));
+    let offer = scheduler.offer();
+    let (small, large) = (volume("small", 2.0), volume("large", 64.0));
+    let fill = "dd if=/dev/zero of=data/big bs=1048576 count=4 2>/dev/null; exec sleep 1000";
+    let steps = [
+        reserve(&[reserved("disk", 66.0)]),
+        create(&[small.clone(), large.clone()]),
+        launch(&[
+            with_volume("over", &offer, fill, &small),
+            with_volume("within", &offer, fill, &large),
+        ]),
+    ];
+    accept(&scheduler, &offer, &steps, 0.0);
+    let status = scheduler.until("over", "TASK_FAILED");
+    assert_eq!(status["reason"], "REASON_CONTAINER_LIMITATION_DISK");
+    let resource = &status["limitation"]["resources"][0];
+    assert!(is_volume(resource, "small"), "{status}");
+    scheduler.kill("within");
+    scheduler.until("within", "TASK_KILLED");
+}
+
 /// Appends an `x` to `log` in its volume, the first directory after its sandbox.
 const APPEND: &str = r#"(module
   (import "wasi_snapshot_preview1" "path_open"

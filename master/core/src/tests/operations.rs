@@ -708,6 +708,32 @@ fn an_operation_on_an_agent_that_is_away_is_told_as_what_the_agent_is() {
         .map(v1::OperationStatus::state)
         .collect();
     assert_eq!(states, [unreachable, OperationState::OperationUnknown]);
+    // Away or not, what an operator says is gone is gone.
+    cluster.operator(mark_gone(&agent.id));
+    cluster.call(&scheduler, reconcile_operations(&named[..1]));
+    let gone = statuses(&mut cluster, &scheduler);
+    let gone: Vec<OperationState> = gone.iter().map(v1::OperationStatus::state).collect();
+    assert_eq!(gone, [OperationState::OperationGoneByOperator]);
+}
+
+#[test]
+fn an_operation_under_way_on_an_agent_that_is_marked_gone_is_told_so() {
+    let mut cluster = Cluster::new();
+    let agent = cluster.agent(MACHINE);
+    let scheduler = cluster.subscribe(web("one"));
+    let offer = cluster.offers(&scheduler).remove(0);
+    let operations = vec![with_id(reserve(&reserved("cpus:1", "web")), "r")];
+    cluster.call(&scheduler, accept(&[offer], operations, Some(0.0)));
+    cluster.events(&scheduler);
+    cluster.operator(mark_gone(&agent.id));
+    let told = statuses(&mut cluster, &scheduler);
+    let told: Vec<OperationState> = told.iter().map(v1::OperationStatus::state).collect();
+    assert_eq!(told, [OperationState::OperationGoneByOperator]);
+    cluster.call(&scheduler, reconcile_operations(&[("r", &agent.id)]));
+    let told = statuses(&mut cluster, &scheduler);
+    let told: Vec<OperationState> = told.iter().map(v1::OperationStatus::state).collect();
+    assert_eq!(told, [OperationState::OperationGoneByOperator]);
+    assert!(cluster.view().operations.is_empty());
 }
 
 #[test]
