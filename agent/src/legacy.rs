@@ -89,6 +89,14 @@ impl Serialize for State<'_> {
         if eyes.permit(Action::ViewFlags, None).is_ok() {
             map.serialize_entry("flags", &about.flags)?;
         }
+        if let Some(hostname) = &view.master_hostname {
+            map.serialize_entry("master_hostname", hostname)?;
+        }
+        if let Some((config, since_ns)) = &view.drain {
+            map.serialize_entry("drain_config", &Message(config))?;
+            let since = *since_ns as f64 / 1e9;
+            map.serialize_entry("estimated_drain_start_time_seconds", &since)?;
+        }
         if let Some(domain) = &info.domain {
             map.serialize_entry("domain", &Message(domain))?;
         }

@@ -1,9 +1,10 @@
 //! Figures under the names that Mesos's tools ask for: the core's counters, and what follows from its state.
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 
 use tepui_agent_core::AgentView;
-use tepui_api::convert::resources_from_wire;
+use tepui_api::system_metrics;
 use tepui_api::v1::TaskState;
 use tepui_model::Resources;
 
@@ -64,9 +65,6 @@ pub(crate) fn collect(site: &Site, view: &AgentView) -> BTreeMap<String, f64> {
     set("slave/executors_registering", registering as f64);
     set("slave/executors_running", live().count() as f64);
     set("slave/executors_terminating", 0.0);
-    let total = resources_from_wire(&about.info.resources)
-        .map(|(resources, _)| resources)
-        .unwrap_or_default();
     let mut used = Resources::new();
     live().for_each(|executor| used.add(&executor.resources));
     let amount = |resources: &Resources, wanted: &str| {
@@ -77,7 +75,7 @@ pub(crate) fn collect(site: &Site, view: &AgentView) -> BTreeMap<String, f64> {
         amounts.sum::<f64>()
     };
     for name in ["cpus", "gpus", "mem", "disk"] {
-        let (total, used) = (amount(&total, name), amount(&used, name));
+        let (total, used) = (amount(&view.total, name), amount(&used, name));
         set(&format!("slave/{name}_total"), total);
         set(&format!("slave/{name}_used"), used);
         let share = if total > 0.0 { used / total } else { 0.0 };
@@ -92,24 +90,13 @@ pub(crate) fn collect(site: &Site, view: &AgentView) -> BTreeMap<String, f64> {
     metrics
 }
 
-/// Of the machine; what it does not tell is left out.
+/// Of the machine.
 fn system() -> Vec<(&'static str, f64)> {
-    let mut figures = Vec::new();
-    if let Ok(processors) = std::thread::available_parallelism() {
-        figures.push(("system/cpus_total", processors.get() as f64));
-    }
-    let names = ["system/load_1min", "system/load_5min", "system/load_15min"];
-    let loads = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let loads = loads.split_whitespace().map_while(|load| load.parse().ok());
-    figures.extend(names.into_iter().zip(loads));
-    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    for (field, name) in [
-        ("MemTotal:", "system/mem_total_bytes"),
-        ("MemFree:", "system/mem_free_bytes"),
-    ] {
-        let line = memory.lines().find_map(|line| line.strip_prefix(field));
-        let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-        figures.extend(kibibytes.map(|kibibytes| (name, kibibytes * 1024.0)));
-    }
-    figures
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let processors = std::thread::available_parallelism().ok();
+    system_metrics(
+        processors.map(NonZero::get),
+        &read("/proc/loadavg"),
+        &read("/proc/meminfo"),
+    )
 }

@@ -99,7 +99,10 @@ pub(crate) fn answer(read: Read, site: &Site, view: &AgentView, eyes: &Eyes) -> 
         Read::Agent => {
             response.get_agent = Some(response::GetAgent {
                 agent_info: Some(info(about, view)),
-                ..Default::default()
+                drain_config: view.drain.map(|(config, _)| config),
+                estimated_drain_start_time: view
+                    .drain
+                    .map(|(_, nanoseconds)| v1::TimeInfo { nanoseconds }),
             });
             Type::GetAgent
         }

@@ -83,6 +83,7 @@ impl Bench {
             ping_timeout_ms: 60_000,
             drain: None,
             master_id: "master".to_owned(),
+            master_hostname: None,
         }));
         (link, register)
     }

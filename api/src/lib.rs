@@ -15,6 +15,7 @@ pub mod proto;
 pub mod recordio;
 pub mod required;
 pub mod state;
+mod system;
 
 /// What Tepui adds to the Mesos v1 messages (package `tepui.v1`).
 pub use generated::ext;
@@ -27,6 +28,7 @@ pub use generated::v1;
 pub use json::{Json, JsonError};
 pub use media::{ContentTypeError, DecodeError, MediaType};
 pub use state::roles_of;
+pub use system::system_metrics;
 
 /// The encoded `FileDescriptorSet` of all messages, for tools that describe or check them.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::num::NonZero;
 use std::time::Duration;
 
-use tepui_api::v1::offer;
+use tepui_api::system_metrics;
 use tepui_api::v1::scheduler::{call, event};
+use tepui_api::v1::{OperationState, offer};
 use tepui_master_core::{
     AgentRecord, FrameworkRecord, Metric, Starvation, TASK_STATES, Tally, View,
 };
@@ -49,6 +51,14 @@ pub(crate) const METRICS: &[Metric] = &[
         "How long reading the registry took at the start",
     ),
     metric("registrar/state_store_ms", "How long the last write took"),
+    metric(
+        "frameworks/",
+        "Calls of the frameworks of one principal: how many came, and how many had their turn",
+    ),
+    metric(
+        "master/operations/",
+        "Operations on agents' resources by type and state: those under way, and how others ended",
+    ),
     metric("system/cpus_total", "Processors of the machine"),
     metric("system/load_1min", "Load of the last minute"),
     metric("system/load_5min", "Load of the last 5 minutes"),
@@ -127,6 +137,7 @@ fn collect(shared: &Shared, view: &View, starvation: Vec<Starvation>) -> BTreeMa
         view.recovered_agents.len() as f64,
     );
     resources(view, &mut metrics);
+    operations(view, &mut metrics);
     for (principal, calls) in &view.calls {
         let prefix = format!("frameworks/{principal}");
         metrics.add(
@@ -211,6 +222,48 @@ fn resources(view: &View, metrics: &mut Figures) {
     }
 }
 
+/// The types that agents carry out, and the states in which operations end.
+const OPERATIONS: [offer::operation::Type; 6] = [
+    offer::operation::Type::Reserve,
+    offer::operation::Type::Unreserve,
+    offer::operation::Type::Create,
+    offer::operation::Type::Destroy,
+    offer::operation::Type::GrowVolume,
+    offer::operation::Type::ShrinkVolume,
+];
+const ENDINGS: [OperationState; 6] = [
+    OperationState::OperationFinished,
+    OperationState::OperationFailed,
+    OperationState::OperationError,
+    OperationState::OperationDropped,
+    OperationState::OperationUnreachable,
+    OperationState::OperationGoneByOperator,
+];
+
+fn operations(view: &View, metrics: &mut Figures) {
+    let mut sums: BTreeMap<String, u64> = BTreeMap::new();
+    for kind in OPERATIONS {
+        let name = kind.as_str_name().to_lowercase();
+        let pending = view.operations.values();
+        let pending =
+            pending.filter(|record| record.is_pending() && record.wire.info.r#type() == kind);
+        let mut counts = vec![("pending".to_owned(), pending.count() as u64)];
+        for state in ENDINGS {
+            let ended = view.operations_ended.get(&(kind, state)).copied();
+            let state = state.as_str_name().to_lowercase();
+            let state = state.trim_start_matches("operation_").to_owned();
+            counts.push((state, ended.unwrap_or(0)));
+        }
+        for (state, count) in counts {
+            metrics.add(&format!("master/operations/{name}/{state}"), count as f64);
+            *sums.entry(state).or_default() += count;
+        }
+    }
+    for (state, count) in sums {
+        metrics.add(&format!("master/operations/{state}"), count as f64);
+    }
+}
+
 fn of_framework(record: &FrameworkRecord, starvation: Option<&Starvation>, metrics: &mut Figures) {
     let prefix = format!(
         "master/frameworks/{}.{}",
@@ -292,33 +345,16 @@ fn encode(name: &str) -> String {
     }
     encoded
 }
-/// Of the machine; what it does not tell is left out.
+
+/// Of the machine.
 fn system() -> Vec<(&'static str, f64)> {
-    let mut figures = Vec::new();
-    if let Ok(processors) = std::thread::available_parallelism() {
-        figures.push(("system/cpus_total", processors.get() as f64));
-    }
-    if let Ok(load) = fs::read_to_string("/proc/loadavg") {
-        let names = ["system/load_1min", "system/load_5min", "system/load_15min"];
-        let loads = load
-            .split_whitespace()
-            .map_while(|figure| figure.parse().ok());
-        figures.extend(names.into_iter().zip(loads));
-    }
-    if let Ok(memory) = fs::read_to_string("/proc/meminfo") {
-        for (line, name) in [
-            ("MemTotal:", "system/mem_total_bytes"),
-            ("MemFree:", "system/mem_free_bytes"),
-        ] {
-            let kibibytes = memory
-                .lines()
-                .find_map(|candidate| candidate.strip_prefix(line))
-                .and_then(|rest| rest.split_whitespace().next())
-                .and_then(|figure| figure.parse::<f64>().ok());
-            figures.extend(kibibytes.map(|kibibytes| (name, kibibytes * 1024.0)));
-        }
-    }
-    figures
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let processors = std::thread::available_parallelism().ok();
+    system_metrics(
+        processors.map(NonZero::get),
+        &read("/proc/loadavg"),
+        &read("/proc/meminfo"),
+    )
 }
 
 #[cfg(test)]

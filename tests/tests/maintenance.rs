@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tepui_tests::{Cluster, Cut, Proxy, Scheduler, wait_until};
+use tepui_tests::{Cluster, Cut, Proxy, Scheduler, request, wait_until};
 
 const RESOURCES: &str = "cpus:2;mem:1024;disk:1024";
 const SHORT: Duration = Duration::from_secs(2);
@@ -96,6 +96,21 @@ fn a_drained_agent_has_no_tasks_and_offers_again_when_it_is_reactivated() {
         assert!(shown["estimated_drain_start_time_seconds"].is_number());
     }
     assert_eq!(cluster.json(&["agents", "--json"])[0]["state"], "drained");
+    // So says the agent itself.
+    let itself = &cluster.agents[0].address;
+    let state = request(itself, "GET", "/state", &[], b"").unwrap().json();
+    let grace = &state["drain_config"]["max_grace_period"];
+    assert_eq!(grace["nanoseconds"], 1_000_000_000, "{state}");
+    assert!(state["estimated_drain_start_time_seconds"].is_number());
+    let master = cluster.get("/state").json();
+    assert_eq!(state["master_hostname"], master["leader_info"]["hostname"]);
+    let headers = [("Content-Type", "application/json")];
+    let call = br#"{"type":"GET_AGENT"}"#;
+    let told = request(itself, "POST", "/api/v1", &headers, call).unwrap();
+    let told = told.json()["get_agent"].clone();
+    let grace = &told["drain_config"]["max_grace_period"];
+    assert_eq!(grace["nanoseconds"], 1_000_000_000, "{told}");
+    assert!(told["estimated_drain_start_time"]["nanoseconds"].is_i64());
     // The master's next life knows it as well.
     cluster.master.start_again();
     wait_until("the agent to come back", || agents(&cluster).pop());

@@ -210,6 +210,24 @@ fn a_task_runs_on_what_the_same_accept_reserved() {
         status["update_operation_status"]["status"]["state"],
         "OPERATION_ERROR"
     );
+    let metrics = cluster.get("/metrics/snapshot").json();
+    for (name, value) in [
+        ("reserve/finished", 1.0),
+        ("reserve/error", 1.0),
+        ("reserve/pending", 0.0),
+        ("unreserve/finished", 1.0),
+        ("create/finished", 0.0),
+        ("finished", 2.0),
+        ("error", 1.0),
+        ("gone_by_operator", 0.0),
+    ] {
+        let metric = &metrics[format!("master/operations/{name}")];
+        assert_eq!(*metric, value, "{name}");
+    }
+    // What was reserved and given back is the agent's as before.
+    let agent = &cluster.agents[0].address;
+    let figures = request(agent, "GET", "/metrics/snapshot", &[], b"").unwrap();
+    assert_eq!(figures.json()["slave/cpus_total"], 2.0);
     offer_with(&mut scheduler, "all of it again", |resources| {
         amount(resources, "cpus", None) == 2.0
     });
@@ -280,7 +298,8 @@ fn a_task_keeps_its_volume_while_its_agent_is_away() {
     let mut scheduler = subscribe(&cluster, json!({ "checkpoint": true }));
     let offer = scheduler.offer();
     let made = volume("v1", 64.0);
-    let command = "echo one > data/file; until test -e data/go; do sleep 0.05; done; echo two >> data/file";
+    let command =
+        "echo one > data/file; until test -e data/go; do sleep 0.05; done; echo two >> data/file";
     let steps = [
         reserve(&[reserved("disk", 64.0)]),
         create(std::slice::from_ref(&made)),

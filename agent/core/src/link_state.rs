@@ -257,6 +257,7 @@ impl Core {
             .arm(Timer::MasterSilent, self.now.tick.after(ping_timeout));
         self.link = Link::Registered {
             master_id: registered.master_id,
+            master_hostname: registered.master_hostname,
             ping_timeout,
         };
         self.resume_streams();

@@ -33,6 +33,7 @@ pub(crate) enum Link {
     Registering,
     Registered {
         master_id: String,
+        master_hostname: Option<String>,
         ping_timeout: Duration,
     },
 }

@@ -11,12 +11,18 @@ use crate::view::{AgentView, ContainerOwner, ContainerView, FrameworkView, TaskV
 impl Core {
     /// Everything there is to show. It grows with the number of tasks: take it when somebody asks, not after each input.
     pub fn view(&self) -> AgentView {
+        let (master_id, master_hostname) = match &self.link {
+            Link::Registered {
+                master_id,
+                master_hostname,
+                ..
+            } => (Some(master_id.clone()), master_hostname.clone()),
+            Link::Down | Link::Waiting | Link::Registering => (None, None),
+        };
         let mut view = AgentView {
             agent_id: self.agent_id.clone(),
-            master_id: match &self.link {
-                Link::Registered { master_id, .. } => Some(master_id.clone()),
-                Link::Down | Link::Waiting | Link::Registering => None,
-            },
+            master_id,
+            master_hostname,
             registered: self.is_registered(),
             recovering: self.is_recovering(),
             drain: self

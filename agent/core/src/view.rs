@@ -89,6 +89,8 @@ pub struct FrameworkView {
 pub struct AgentView {
     pub agent_id: Option<AgentId>,
     pub master_id: Option<String>,
+    /// What the master calls its machine.
+    pub master_hostname: Option<String>,
     /// Whether executors of an earlier agent process may still come back: what is shown is not the whole yet.
     pub recovering: bool,
     /// Whether a master has this agent registered over the present link.

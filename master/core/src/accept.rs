@@ -331,12 +331,14 @@ impl Core {
         operation: Operation,
         message: String,
     ) {
+        let state = v1::OperationState::OperationError;
+        self.metrics.count_operation(operation.r#type(), state);
         if operation.id.is_none() {
             return;
         }
         let status = v1::OperationStatus {
             operation_id: operation.id,
-            state: v1::OperationState::OperationError.into(),
+            state: state.into(),
             message: Some(message),
             agent_id: agent.map(|agent| crate::wire::agent_id(&self.agents[agent].id)),
             ..v1::OperationStatus::default()

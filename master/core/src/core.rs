@@ -300,6 +300,7 @@ impl Core {
             quotas: self.quotas.clone(),
             counters: self.counters(),
             calls: self.throttles.counts.clone(),
+            operations_ended: self.metrics.operations_ended.clone(),
         }
     }
 

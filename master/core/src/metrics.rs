@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tepui_api::v1::TaskState;
+use tepui_api::v1::{OperationState, TaskState, offer};
 
 use crate::core::Core;
 use crate::keys::FrameworkKey;
@@ -199,6 +199,8 @@ pub struct FrameworkMetrics {
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     counters: Tally,
+    /// Operations on agents' resources that were under way and are not any more, or could not be.
+    pub(crate) operations_ended: BTreeMap<(offer::operation::Type, OperationState), u64>,
 }
 
 /// The states that tasks are counted by.
@@ -235,6 +237,12 @@ impl Metrics {
             "the metric '{name}' is not in the table"
         );
         self.counters.count(name);
+    }
+}
+
+impl Metrics {
+    pub(crate) fn count_operation(&mut self, kind: offer::operation::Type, state: OperationState) {
+        *self.operations_ended.entry((kind, state)).or_default() += 1;
     }
 }
 

@@ -121,6 +121,7 @@ impl Core {
         let known = self.operation_by_uuid.get(&uuid).copied();
         match known.filter(|key| self.operations[*key].agent == agent) {
             Some(key) => {
+                self.count_operation_ended(key, status.state());
                 let operation = &mut self.operations[key];
                 operation.wire.latest_status = status.clone();
                 let statuses = &mut operation.wire.statuses;
@@ -138,6 +139,15 @@ impl Core {
             None => self.forget_at_agent(agent, uuid, status.uuid),
         }
         self.adopt_total(agent, &total);
+    }
+
+    /// An operation that was under way has come to this state, which must not be noted yet.
+    fn count_operation_ended(&mut self, key: OperationKey, state: OperationState) {
+        let operation = &self.operations[key];
+        if operation.is_pending() && state != OperationState::OperationPending {
+            let kind = operation.wire.info.r#type();
+            self.metrics.count_operation(kind, state);
+        }
     }
 
     /// Once nothing is on its way to the agent, what it says it has is the truth, also where an operation failed there.
@@ -204,6 +214,7 @@ impl Core {
             let known = self.operation_by_uuid.get(&operation.uuid.value).copied();
             if let Some(key) = known.filter(|key| self.operations[*key].agent == agent) {
                 missing.remove(&key);
+                self.count_operation_ended(key, operation.latest_status.state());
                 self.operations[key].wire.latest_status = operation.latest_status;
                 continue;
             }
@@ -245,6 +256,7 @@ impl Core {
         message: &str,
     ) {
         for key in self.agent_states[&agent].operations.clone() {
+            self.count_operation_ended(key, state);
             let operation = &self.operations[key];
             let id = operation.wire.info.id.clone();
             if let (Some(framework), Some(_), true) =

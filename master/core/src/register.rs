@@ -329,6 +329,7 @@ impl Core {
             agent_id: wire::agent_id(&self.agents[agent].id),
             ping_timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
             master_id: self.config.master_id.clone(),
+            master_hostname: Some(self.config.hostname.clone()),
             drain: self.drain_config(&self.agents[agent].id),
         };
         self.send_to_agent(agent, to_agent::Body::Registered(registered));

@@ -47,6 +47,8 @@ pub struct View {
     pub counters: Arc<BTreeMap<&'static str, u64>>,
     /// Calls of the frameworks that are there, by their principals.
     pub calls: BTreeMap<String, CallCounts>,
+    /// How many operations of each type came to each state from being under way, or could not be begun.
+    pub operations_ended: BTreeMap<(v1::offer::operation::Type, v1::OperationState), u64>,
 }
 
 #[derive(Debug, Clone)]

@@ -190,6 +190,7 @@ impl Agent {
         drain: Option<v1::DrainConfig>,
     ) -> Vec<Effect> {
         self.hear(to_agent::Body::Registered(link::Registered {
+            master_hostname: Some("master-host".to_owned()),
             agent_id: v1::AgentId { value: "S0".into() },
             ping_timeout_ms: u64::try_from(PING_TIMEOUT.as_millis()).unwrap(),
             master_id: "M0".into(),
