@@ -281,6 +281,7 @@ impl Core {
         let at_once = v1::KillPolicy {
             grace_period: Some(v1::DurationInfo { nanoseconds: 0 }),
         };
+        self.blame_pods_tasks(reference, &shut_down());
         self.kill_pod(reference, Some(at_once));
         self.destroy_executor(reference, Some(shut_down()));
     }

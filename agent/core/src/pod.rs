@@ -12,9 +12,11 @@ use tepui_api::v1;
 use tepui_model::{ContainerId, FrameworkId, Resources, TaskId};
 
 use crate::effect::{Effect, Parent};
+use crate::executor::Cause;
 use crate::input::{ExecutorRef, TaskRef};
 use crate::machine::Core;
 use crate::record::{Path, PodRecord};
+use crate::task::Stage;
 use crate::timers::Timer;
 use crate::view::ExecutorView;
 use crate::wire;
@@ -47,6 +49,15 @@ impl Pod {
             connected: true,
             resources: self.resources.clone(),
             live_tasks: self.live.len(),
+        }
+    }
+
+    fn record(&self) -> PodRecord {
+        PodRecord {
+            info: v1::ExecutorInfo::clone(&self.info),
+            sandbox: self.sandbox.clone(),
+            container_id: self.container_id.as_str().to_owned(),
+            ending: self.ending.then_some(true),
         }
     }
 
@@ -90,11 +101,6 @@ impl Core {
             return;
         };
         let recorded = framework.checkpoint;
-        let record = PodRecord {
-            info: info.clone(),
-            sandbox: sandbox.clone(),
-            container_id: container_id.as_str().to_owned(),
-        };
         let pod = Pod {
             info: Arc::new(info),
             container_id,
@@ -105,6 +111,7 @@ impl Core {
             status: 0,
             recorded,
         };
+        let record = pod.record();
         framework.pods.insert(reference.executor.clone(), pod);
         if recorded {
             self.record_framework(&reference.framework);
@@ -152,10 +159,47 @@ impl Core {
             return;
         };
         pod.ending = true;
+        let record = pod.recorded.then(|| pod.record());
         let grace = wire::shutdown_grace(&pod.info).unwrap_or(default_grace);
         let deadline = self.now.tick.after(grace);
         self.timers.arm(Timer::Grace(reference.clone()), deadline);
+        if let Some(record) = record {
+            self.save(&Path::Pod(reference.clone()), &record);
+        }
         self.kill_pod(reference, None);
+    }
+
+    /// Whatever becomes of those of its tasks that have not ended by now, this is why they do.
+    pub(crate) fn blame_pods_tasks(&mut self, reference: &ExecutorRef, cause: &Cause) {
+        let tasks = self.pod(reference).map(|pod| pod.live.clone());
+        for id in tasks.unwrap_or_default() {
+            let task = TaskRef {
+                framework: reference.framework.clone(),
+                task: id,
+            };
+            if let Some(task) = self.task_mut(&task)
+                && matches!(task.stage, Stage::Delivered { .. })
+            {
+                task.limited.get_or_insert_with(|| cause.clone());
+            }
+        }
+    }
+
+    /// Those that an earlier agent process told to end have not done so yet.
+    pub(crate) fn resume_pods_ends(&mut self) {
+        let mut ending = Vec::new();
+        for (framework, held) in &mut self.frameworks {
+            for (id, pod) in held.pods.iter_mut().filter(|(_, pod)| pod.ending) {
+                pod.ending = false;
+                ending.push(ExecutorRef {
+                    framework: framework.clone(),
+                    executor: id.clone(),
+                });
+            }
+        }
+        for pod in ending {
+            self.shut_pod_down(&pod);
+        }
     }
 
     pub(crate) fn kill_pod(&mut self, reference: &ExecutorRef, policy: Option<v1::KillPolicy>) {

@@ -95,6 +95,9 @@ pub(crate) struct PodRecord {
     pub(crate) sandbox: String,
     #[prost(string, required, tag = "3")]
     pub(crate) container_id: String,
+    /// It was told to end.
+    #[prost(bool, optional, tag = "150")]
+    pub(crate) ending: Option<bool>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -317,6 +317,7 @@ impl Core {
         }
         let message = "The agent restarted and the task's executor is gone";
         self.end_orphans(TaskState::TaskDropped, Reason::AgentRestarted, message);
+        self.resume_pods_ends();
         if self.link == Link::Waiting && self.phase == Phase::Serving {
             self.register();
         }
@@ -393,7 +394,7 @@ fn recovered_pod(record: PodRecord, path: &Path) -> Result<Pod, RecoverError> {
         sandbox: record.sandbox,
         resources: own,
         live: BTreeSet::new(),
-        ending: false,
+        ending: record.ending.unwrap_or(false),
         status: 0,
         recorded: true,
     })

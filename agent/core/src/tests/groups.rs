@@ -293,6 +293,52 @@ fn a_pod_that_is_shut_down_ends_its_tasks_and_at_once_when_its_grace_is_over() {
     assert_eq!(policy.grace_period.unwrap().nanoseconds, 0);
     let effects = agent.update(&native(), &task("b"), TaskState::TaskKilled);
     assert_eq!(exits(&effects), [("pod".to_owned(), 0, false)]);
+    // It did not end in its time: its executor was taken from under it.
+    let failed = (
+        "b".to_owned(),
+        TaskState::TaskFailed,
+        Some(Reason::ExecutorTerminated),
+    );
+    assert_eq!(endings(&effects), [failed]);
+}
+
+#[test]
+fn a_pod_that_was_told_to_end_is_told_again_by_the_next_agent_process() {
+    let mut agent = Agent::registered();
+    launch_group_of(&mut agent, checkpointing("F"), &["a"], pod(), true);
+    agent.prepared(&task("a"), Body::Native);
+    agent.started(&native());
+    agent.subscribe(&native());
+    let effects = agent.update(&native(), &task("a"), TaskState::TaskRunning);
+    agent.acknowledge_all(&effects);
+    let shutdown = link::ShutdownExecutor {
+        framework_id: v1::FrameworkId { value: "F".into() },
+        executor_id: v1::ExecutorId {
+            value: "pod".into(),
+        },
+    };
+    agent.hear(to_agent::Body::ShutdownExecutor(shutdown));
+    agent.restart();
+    agent.subscribe(&native());
+    agent.apply(Input::LinkUp);
+    agent.answer_registration();
+    let effects = launch_group_of(&mut agent, checkpointing("F"), &["late"], pod(), false);
+    assert_eq!(
+        told(&effects),
+        (TaskState::TaskDropped, Reason::ExecutorTerminated)
+    );
+    let kills = events(&agent.pass(Duration::from_secs(5)));
+    let policy = kills[0].kill.as_ref().unwrap().kill_policy.unwrap();
+    assert_eq!(policy.grace_period.unwrap().nanoseconds, 0);
+    let effects = agent.update(&native(), &task("a"), TaskState::TaskKilled);
+    assert_eq!(exits(&effects), [("pod".to_owned(), 0, false)]);
+    agent.acknowledge_all(&effects);
+    agent.exited(&native());
+    assert!(
+        agent.disk.keys().all(|path| !path.contains("pod")),
+        "{:?}",
+        agent.disk.keys()
+    );
 }
 
 #[test]
