@@ -168,7 +168,16 @@ impl Tasks {
             Event::Kill {
                 task_id,
                 kill_policy,
-            } => self.kill(&task_id, kill_policy.as_ref()),
+                signal,
+            } => {
+                let control = match signal {
+                    Some(signal) => Control::Signal(signal),
+                    None => Control::Kill {
+                        grace: task::grace_of(kill_policy.as_ref()),
+                    },
+                };
+                self.tell(&task_id, control);
+            }
             Event::Disconnected => {
                 tracing::info!("the agent is away");
                 shared.heard.send_replace(false);
@@ -194,13 +203,11 @@ impl Tasks {
             .spawn(async move { task::run(&shared, task, receiver).await });
     }
 
-    fn kill(&self, id: &str, policy: Option<&KillPolicy>) {
+    fn tell(&self, id: &str, wanted: Control) {
         match self.controls.get(id) {
             // A task that has just ended hears it no more, and need not.
-            Some(control) => drop(control.send(Control::Kill {
-                grace: task::grace_of(policy),
-            })),
-            None => tracing::info!(id, "a task to kill is not here"),
+            Some(control) => drop(control.send(wanted)),
+            None => tracing::info!(id, ?wanted, "the task is not here"),
         }
     }
 

@@ -36,6 +36,8 @@ pub(crate) enum Control {
     },
     /// The executor ends; the task has at most this long.
     End { grace: Duration },
+    /// An operator sends its main process this, whatever it makes of it.
+    Signal(i32),
 }
 
 /// The grace a kill policy names.
@@ -185,6 +187,7 @@ fn last_status(
         cpu_time_ns: group.cpu_time_ns.or(exit.map(|exit| exit.cpu_time_ns)),
         wall_time_ns: Some(u64::try_from(wall_time.as_nanos()).unwrap_or(u64::MAX)),
         body: Some(launch_plan::Body::Native as i32),
+        wait_status: exit.map(|exit| exit.status),
         ..TaskUsage::default()
     });
     status
@@ -270,11 +273,16 @@ async fn supervise(
                 continue;
             }
         };
+        if let Control::Signal(number) = asked {
+            signal_leader(running.pid, number);
+            continue;
+        }
         checking.stop();
         let of_task = || grace_of(task.kill_policy.as_ref()).unwrap_or(GRACE);
         let grace = match asked {
             Control::Kill { grace } => grace.unwrap_or_else(of_task),
             Control::End { grace } => grace.min(of_task()),
+            Control::Signal(_) => continue,
         };
         let until = Instant::now() + grace;
         // Asked twice, the sooner holds.
@@ -317,6 +325,13 @@ async fn kill(running: &Running) {
             .await
             .expect("killing does not panic"),
         None => signal_processes(running.pid, Signal::SIGKILL),
+    }
+}
+
+fn signal_leader(leader: Pid, number: i32) {
+    let sent = Signal::try_from(number).and_then(|signal| nix::sys::signal::kill(leader, signal));
+    if let Err(error) = sent {
+        tracing::debug!(%leader, number, %error, "a task cannot be signalled");
     }
 }
 

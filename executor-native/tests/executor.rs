@@ -265,6 +265,7 @@ impl Agent {
         self.send(event::Type::Kill, |event| {
             event.kill = Some(event::Kill {
                 task_id,
+                signal: None,
                 kill_policy,
             })
         });

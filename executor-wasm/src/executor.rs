@@ -478,6 +478,7 @@ mod tests {
                 task_id: TaskId {
                     value: task_id.to_owned(),
                 },
+                signal: None,
                 kill_policy: None,
             }),
             ..executor::Event::default()

@@ -50,6 +50,8 @@ pub enum Event {
         task_id: String,
         /// Overrides the one in the task, if given.
         kill_policy: Option<KillPolicy>,
+        /// Given only to Tepui's executor of native tasks: no end is asked for, the task's process gets this signal.
+        signal: Option<i32>,
     },
     /// Bytes from the framework's scheduler.
     Message(Bytes),
@@ -244,6 +246,7 @@ impl Driver {
             event::Type::Kill => event.kill.map(|kill| Event::Kill {
                 task_id: kill.task_id.value,
                 kill_policy: kill.kill_policy,
+                signal: kill.signal,
             }),
             event::Type::Acknowledged => {
                 if let Some(acknowledged) = event.acknowledged {

@@ -590,6 +590,7 @@ async fn kills_and_messages_come_over_tcp_as_well() {
         r#type: Some(event::Type::Kill as i32),
         kill: Some(event::Kill {
             task_id: id("t"),
+            signal: None,
             kill_policy: None,
         }),
         ..executor::Event::default()

@@ -710,6 +710,102 @@ fn a_session_streams_its_output_takes_input_and_ends_with_its_connection() {
     assert!(none.starts_with("HTTP/1.1 400"), "{none}");
 }
 
+/// What the container wrote, once that contains the text.
+fn written(site: &Site, directory: &str, until: &str) -> String {
+    let file = format!(
+        "{}/{directory}stdout",
+        site.executor()["directory"].as_str().unwrap()
+    );
+    wait_until("the container's output", || {
+        let text = std::fs::read_to_string(&file).ok()?;
+        text.contains(until).then_some(text)
+    })
+}
+
+#[test]
+fn what_is_nested_finds_the_environment_of_what_it_is_nested_in() {
+    let site = site("export UNKNOWN=1; exec sleep 1000");
+    let launch = |id: &Value, value: &str| {
+        let variables = json!([{ "name": "OWN", "value": "own" }]);
+        let command = json!({ "value": value, "environment": { "variables": variables } });
+        let call_ = json!({ "type": "LAUNCH_CONTAINER",
+            "launch_container": { "container_id": id, "command": command } });
+        assert_eq!(call(&site.agent, &call_).status, 200);
+    };
+    let outer = site.nested("outer");
+    launch(&outer, "env; echo done; exec sleep 1000");
+    let text = written(&site, "containers/outer/", "done");
+    for line in [
+        format!("MESOS_FRAMEWORK_ID={}", site.scheduler.framework_id),
+        "MESOS_TASK_ID=job".to_owned(),
+        "MESOS_EXECUTOR_ID=job".to_owned(),
+        "OWN=own".to_owned(),
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in {text}");
+    }
+    let sandbox = format!(
+        "MESOS_SANDBOX={}/containers/outer",
+        site.executor()["directory"].as_str().unwrap()
+    );
+    assert!(text.lines().any(|line| line == sandbox), "{text}");
+    assert!(
+        !text.contains("UNKNOWN=") && !text.contains("TOKEN"),
+        "{text}"
+    );
+    let inner = json!({ "value": "inner", "parent": outer });
+    let launch_ = json!({ "type": "LAUNCH_CONTAINER", "launch_container": {
+        "container_id": inner, "command": { "value": "echo $MESOS_TASK_ID $OWN" } } });
+    assert_eq!(call(&site.agent, &launch_).status, 200);
+    let text = written(&site, "containers/outer/containers/inner/", "\n");
+    assert_eq!(text, "job own\n");
+}
+
+#[test]
+fn a_tasks_own_container_can_be_signalled_killed_and_waited_for() {
+    let signal = |agent: &str, id: &Value, signal: Option<i32>| {
+        let mut kill = json!({ "container_id": id });
+        if let Some(signal) = signal {
+            kill["signal"] = json!(signal);
+        }
+        call(
+            agent,
+            &json!({ "type": "KILL_CONTAINER", "kill_container": kill }),
+        )
+        .status
+    };
+    let wait = |agent: &str, id: &Value| {
+        let wait = json!({ "type": "WAIT_CONTAINER", "wait_container": { "container_id": id } });
+        let agent = agent.to_owned();
+        std::thread::spawn(move || call(&agent, &wait).json()["wait_container"].clone())
+    };
+    // One that makes of a signal what it likes.
+    let mut first = site(
+        "trap 'echo heard' USR1; trap 'exit 3' TERM; echo up; while true; do sleep 0.05; done",
+    );
+    written(&first, "", "up");
+    let container = first.container();
+    let waiting = wait(&first.agent, &container);
+    assert_eq!(signal(&first.agent, &container, Some(10)), 200);
+    written(&first, "", "heard");
+    assert_eq!(signal(&first.agent, &container, Some(15)), 200);
+    let status = first.scheduler.until("job", "TASK_FAILED");
+    assert_eq!(status["message"], "Command exited with status 3");
+    let ended = waiting.join().unwrap();
+    assert_eq!(ended["state"], "TASK_FAILED", "{ended}");
+    assert_eq!(ended["exit_status"], 3 << 8, "{ended}");
+    // And one that is killed.
+    let mut second = site("exec sleep 4730");
+    let container = second.container();
+    let waiting = wait(&second.agent, &container);
+    assert_eq!(signal(&second.agent, &container, None), 200);
+    let status = second.scheduler.until("job", "TASK_FAILED");
+    assert_eq!(status["reason"], "REASON_EXECUTOR_TERMINATED", "{status}");
+    let ended = waiting.join().unwrap();
+    assert_eq!(ended["exit_status"], 9, "{ended}");
+    assert!(second.cluster.processes(&["sleep", "4730"]).is_empty());
+    assert_eq!(signal(&second.agent, &container, None), 404);
+}
+
 #[test]
 fn a_tasks_output_is_heard_as_it_is_written_until_it_ends() {
     let mut site = site("while true; do echo tick; echo tock >&2; sleep 0.1; done");

@@ -278,11 +278,7 @@ impl Core {
     }
 
     pub(crate) fn on_grace_over(&mut self, reference: &ExecutorRef) {
-        let at_once = v1::KillPolicy {
-            grace_period: Some(v1::DurationInfo { nanoseconds: 0 }),
-        };
-        self.blame_pods_tasks(reference, &shut_down());
-        self.kill_pod(reference, Some(at_once));
+        self.end_pod(reference, 0, &shut_down());
         self.destroy_executor(reference, Some(shut_down()));
     }
 

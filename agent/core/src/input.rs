@@ -119,6 +119,11 @@ pub enum Input {
         executor: ExecutorRef,
         limitation: Limitation,
     },
+    /// An operator sends this signal to the container of a task or of a group's executor.
+    Signal {
+        container: String,
+        signal: i32,
+    },
     /// A SUBSCRIBE call. If it is answered with 200, `connection` is its stream from then on.
     ExecutorSubscribe {
         request: RequestKey,

@@ -31,6 +31,7 @@ mod reconfiguration;
 mod record;
 mod recovery;
 mod show;
+mod signal;
 mod stream;
 mod task;
 mod timers;

@@ -1,11 +1,10 @@
 //! Tasks and executors that went beyond what they were given: found by the shell, ended here.
 
-use tepui_api::v1::{DurationInfo, KillPolicy};
-
 use crate::effect::Effect;
 use crate::executor::Cause;
 use crate::input::{ExecutorRef, Limitation, TaskRef};
 use crate::machine::Core;
+use crate::signal::at_once;
 use crate::task::Stage;
 
 impl Core {
@@ -20,8 +19,7 @@ impl Core {
             Stage::Delivered { .. } => {
                 if task.limited.is_none() {
                     task.limited = Some(cause);
-                    let grace_period = Some(DurationInfo { nanoseconds: 0 });
-                    self.kill_task(reference, Some(KillPolicy { grace_period }));
+                    self.kill_task(reference, Some(at_once()));
                 }
             }
             Stage::Preparing => {

@@ -110,6 +110,7 @@ impl Core {
             } => {
                 self.on_executor_exited(&executor, status, limitation);
             }
+            Input::Signal { container, signal } => self.on_signal(&container, signal),
             Input::TaskLimited { task, limitation } => self.on_task_limited(&task, limitation),
             Input::ExecutorLimited {
                 executor,

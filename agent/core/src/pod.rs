@@ -16,7 +16,7 @@ use crate::executor::Cause;
 use crate::input::{ExecutorRef, TaskRef};
 use crate::machine::Core;
 use crate::record::{Path, PodRecord};
-use crate::task::Stage;
+use crate::signal::at_once;
 use crate::timers::Timer;
 use crate::view::ExecutorView;
 use crate::wire;
@@ -169,20 +169,20 @@ impl Core {
         self.kill_pod(reference, None);
     }
 
-    /// Whatever becomes of those of its tasks that have not ended by now, this is why they do.
-    pub(crate) fn blame_pods_tasks(&mut self, reference: &ExecutorRef, cause: &Cause) {
-        let tasks = self.pod(reference).map(|pod| pod.live.clone());
-        for id in tasks.unwrap_or_default() {
+    /// Ends its tasks at once, and this is why they end. `status` is how its framework is told that it ended.
+    pub(crate) fn end_pod(&mut self, reference: &ExecutorRef, status: i32, cause: &Cause) {
+        let Some(pod) = self.pod_mut(reference) else {
+            return;
+        };
+        pod.status = status;
+        for task in pod.live.clone() {
             let task = TaskRef {
                 framework: reference.framework.clone(),
-                task: id,
+                task,
             };
-            if let Some(task) = self.task_mut(&task)
-                && matches!(task.stage, Stage::Delivered { .. })
-            {
-                task.limited.get_or_insert_with(|| cause.clone());
-            }
+            self.blame(&task, cause);
         }
+        self.kill_pod(reference, Some(at_once()));
     }
 
     /// Those that an earlier agent process told to end have not done so yet.

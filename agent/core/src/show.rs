@@ -93,6 +93,9 @@ impl Core {
                     executor: executor(name),
                     sandbox: found.sandbox.clone(),
                     user: executor_user(&found.info, of_framework).to_owned(),
+                    environment: Vec::new(),
+                    info: Some(found.info.clone()),
+                    checkpoint: held.checkpoint,
                     pid: found.pid,
                 });
             }
@@ -106,6 +109,9 @@ impl Core {
                     executor: executor(name),
                     sandbox: found.sandbox.clone(),
                     user: executor_user(&found.info, of_framework).to_owned(),
+                    environment: Vec::new(),
+                    info: Some(found.info.clone()),
+                    checkpoint: held.checkpoint,
                     pid: None,
                 });
             }
@@ -121,6 +127,13 @@ impl Core {
                 executor: executor(found.executor.as_ref()?),
                 sandbox: found.sandbox.clone(),
                 user: task_user(&found.info, of_framework).to_owned(),
+                environment: found
+                    .info
+                    .plan
+                    .as_ref()
+                    .map_or_else(Vec::new, |plan| plan.environment.clone()),
+                info: None,
+                checkpoint: held.checkpoint,
                 pid: None,
             })
         })

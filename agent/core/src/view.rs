@@ -75,6 +75,11 @@ pub struct ContainerView {
     pub sandbox: String,
     /// Whom its processes are to run as.
     pub user: String,
+    /// What a task's processes have in theirs.
+    pub environment: Vec<v1::environment::Variable>,
+    /// The executor itself, if it is its container.
+    pub info: Option<Arc<v1::ExecutorInfo>>,
+    pub checkpoint: bool,
     /// Of an executor.
     pub pid: Option<u32>,
 }

@@ -83,6 +83,19 @@ pub(crate) fn kill(id: &TaskId, kill_policy: Option<v1::KillPolicy>) -> Event {
         kill: Some(event::Kill {
             task_id: task_id(id),
             kill_policy,
+            signal: None,
+        }),
+        ..event(event::Type::Kill)
+    }
+}
+
+/// For the executor of native tasks.
+pub(crate) fn signal(id: &TaskId, signal: i32) -> Event {
+    Event {
+        kill: Some(event::Kill {
+            task_id: task_id(id),
+            kill_policy: None,
+            signal: Some(signal),
         }),
         ..event(event::Type::Kill)
     }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::http::StatusCode;
 use futures::future::BoxFuture;
-use tepui_agent_core::{ContainerOwner, ContainerView, ExecutorRef};
+use tepui_agent_core::{ContainerOwner, ContainerView, ExecutorRef, Input as CoreInput};
 use tepui_api::convert::resources_from_wire;
 use tepui_api::v1;
 use tepui_model::{Resources, check_container_id, check_id};
@@ -24,10 +24,11 @@ pub(crate) use self::process::Ended;
 use self::process::{Cgroup, Input, Plan};
 pub(crate) use self::streams::Stdin;
 use crate::containment::{Group, Layout, Limits};
+use crate::environment::{DEFAULT_PATH, Executor};
 use crate::executors::Executors;
 use crate::files::Phase;
 use crate::owner::Event;
-use crate::prepare::Preparer;
+use crate::prepare::{Preparer, add_variables};
 use crate::sandbox::STANDALONE;
 use crate::site::Refusal;
 use crate::user;
@@ -77,6 +78,8 @@ pub(crate) struct Container {
     pub(crate) place: Place,
     /// Whom its process runs as: the user it asked for, else that of what it is nested in.
     pub(crate) user: String,
+    /// Its process's, which what is nested in it inherits.
+    pub(crate) environment: BTreeMap<String, String>,
     pub(crate) resources: Resources,
     pub(crate) state: watch::Sender<State>,
     /// For those who follow its files.
@@ -146,6 +149,7 @@ struct Outer {
     executor: Option<ExecutorRef>,
     place: Place,
     user: String,
+    environment: BTreeMap<String, String>,
     /// Until it has ended.
     life: BoxFuture<'static, ()>,
     /// The cgroup its processes are in.
@@ -256,17 +260,33 @@ impl Containers {
                     inside: PathBuf::new(),
                 },
                 user: user::own(),
+                environment: BTreeMap::new(),
                 life: Box::pin(std::future::pending()),
                 group: None,
             },
         };
+        let place = outer.place.nested(&launch.id.value);
+        // A session lives where what it is nested in lives, any other container in a directory of its own.
+        let home = if launch.session {
+            outer.place.path()
+        } else {
+            place.path()
+        };
+        let mut environment = outer.environment;
+        let sandbox = home.to_string_lossy().into_owned();
+        environment.insert("MESOS_SANDBOX".to_owned(), sandbox);
+        environment
+            .entry("PATH".to_owned())
+            .or_insert_with(|| DEFAULT_PATH.to_owned());
+        add_variables(&mut environment, launch.command.as_ref()).map_err(Refusal::bad)?;
         let asked = launch.command.as_ref();
         let asked = asked.and_then(|command| command.user.clone());
         let container = Arc::new(Container {
             id: launch.id.clone(),
             user: asked.filter(|user| !user.is_empty()).unwrap_or(outer.user),
             executor: outer.executor.clone(),
-            place: outer.place.nested(&launch.id.value),
+            place,
+            environment,
             resources,
             state: watch::channel(State::Starting).0,
             phase: watch::channel(Phase::Preparing).0,
@@ -380,16 +400,22 @@ impl Containers {
             }
             return Ok(());
         }
-        let (view, _) = self.shared.find_own(id).await?;
+        let (view, phase) = self.shared.find_own(id).await?;
         match (&view.owner, view.pid) {
             (ContainerOwner::Executor, Some(pid)) => {
                 process::signal(pid, wanted);
                 Ok(())
             }
-            (ContainerOwner::Executor, None) => Err(unknown(id)),
-            (ContainerOwner::Task(task), _) => Err(Refusal::bad(format!(
-                "The container is that of task {task}: its framework kills it with a KILL call"
-            ))),
+            // A task, or an executor without a process: the core knows what that means.
+            _ if phase.is_some_and(|phase| *phase.borrow() != Phase::Ready) => Err(unknown(id)),
+            _ => {
+                let input = CoreInput::Signal {
+                    container: id.value.clone(),
+                    signal,
+                };
+                let sent = self.shared.events.send(Event::Core(Box::new(input))).await;
+                sent.map_err(|_| Refusal::stopping())
+            }
         }
     }
 
@@ -565,6 +591,7 @@ impl Shared {
                 executor: container.executor.clone(),
                 place: container.place.clone(),
                 user: container.user.clone(),
+                environment: container.environment.clone(),
                 group,
                 life: Box::pin(async move {
                     container.ended().await;
@@ -588,7 +615,9 @@ impl Shared {
             }
             (_, group) => group,
         };
+        let environment = self.environment_of(&view)?;
         Ok(Outer {
+            environment,
             executor: Some(view.executor),
             place: Place {
                 root: self.work_dir.join(view.sandbox),
@@ -611,6 +640,26 @@ impl Shared {
                 }
             }),
         })
+    }
+
+    /// What the processes of an executor or a task have, but for the token that only the executor itself is to show.
+    fn environment_of(&self, view: &ContainerView) -> Result<BTreeMap<String, String>, Refusal> {
+        let Some(info) = &view.info else {
+            let variables = view.environment.iter();
+            return Ok(variables
+                .map(|variable| (variable.name.clone(), variable.value().to_owned()))
+                .collect());
+        };
+        let mut environment = self.preparer.surroundings.of(&Executor {
+            framework: view.executor.framework.as_str(),
+            executor: view.executor.executor.as_str(),
+            sandbox: &view.sandbox,
+            directory: &self.work_dir.join(&view.sandbox),
+            checkpoint: view.checkpoint,
+            info: Some(info),
+        });
+        add_variables(&mut environment, info.command.as_ref()).map_err(Refusal::bad)?;
+        Ok(environment)
     }
 
     fn cgroup(

@@ -19,11 +19,10 @@ use tokio::task::JoinHandle;
 use super::{Container, Launch, Place, Shared, State};
 use crate::confine::Directory;
 use crate::containment::{Group, Limits, set_apart};
-use crate::environment::DEFAULT_PATH;
 use crate::executors::started;
 use crate::files::Phase;
 use crate::kind::{Format, first_word};
-use crate::prepare::{PrepareError, add_variables};
+use crate::prepare::PrepareError;
 use crate::site::Refusal;
 
 /// Below the work directory: the processes of containers, for an agent that has to end what another one left.
@@ -45,8 +44,12 @@ pub(crate) struct Ended {
 impl Ended {
     pub(super) fn of_task(status: &v1::TaskStatus) -> Self {
         Self {
-            // Of other ends the task's status has the words and not the number.
-            status: (status.state() == TaskState::TaskFinished).then_some(0),
+            // Of a module's other ends the task's status has the words and not the number.
+            status: status
+                .usage
+                .as_ref()
+                .and_then(|usage| usage.wait_status)
+                .or((status.state() == TaskState::TaskFinished).then_some(0)),
             state: Some(status.state()),
             reason: status.reason.map(|_| status.reason()),
             limitation: status.limitation.clone(),
@@ -236,20 +239,7 @@ async fn start_undisturbed(
         .transpose()
         .map_err(StartError::Terminal)?;
 
-    // A session lives where what it is nested in lives, any other container in a directory of its own.
-    let (home, sandbox) = if launch.session {
-        (&above, outer.path())
-    } else {
-        (&own, container.place.path())
-    };
-    let mut environment = std::collections::BTreeMap::from([
-        ("PATH".to_owned(), DEFAULT_PATH.to_owned()),
-        (
-            "MESOS_SANDBOX".to_owned(),
-            sandbox.to_string_lossy().into_owned(),
-        ),
-    ]);
-    add_variables(&mut environment, Some(&command))?;
+    let home = if launch.session { &above } else { &own };
     let mut process = if command.shell() {
         let mut shell = Command::new("/bin/sh");
         shell.arg("-c").arg(command.value());
@@ -265,7 +255,7 @@ async fn start_undisturbed(
     process
         .current_dir(home.path())
         .env_clear()
-        .envs(environment);
+        .envs(&container.environment);
     set_apart(&mut process, joins, None);
     let mut output = Some(stdout);
     match &terminal {

@@ -303,6 +303,29 @@ fn a_pod_that_is_shut_down_ends_its_tasks_and_at_once_when_its_grace_is_over() {
 }
 
 #[test]
+fn a_pod_whose_container_is_killed_ends_with_its_tasks() {
+    let mut agent = Agent::registered();
+    running(&mut agent);
+    let view = agent.core.view();
+    let pod = view
+        .executors
+        .iter()
+        .find(|executor| executor.kind.is_none())
+        .unwrap();
+    let effects = agent.apply(Input::Signal {
+        container: pod.container_id.as_str().to_owned(),
+        signal: 9,
+    });
+    assert_eq!(event_types(&effects), ["KILL", "KILL"]);
+    agent.update(&wasm(), &task("a"), TaskState::TaskKilled);
+    let effects = agent.update(&native(), &task("b"), TaskState::TaskKilled);
+    assert_eq!(exits(&effects), [("pod".to_owned(), 9, false)]);
+    let failed = Some(Reason::ExecutorTerminated);
+    let failed = ("b".to_owned(), TaskState::TaskFailed, failed);
+    assert_eq!(endings(&effects), [failed]);
+}
+
+#[test]
 fn a_pod_that_was_told_to_end_is_told_again_by_the_next_agent_process() {
     let mut agent = Agent::registered();
     launch_group_of(&mut agent, checkpointing("F"), &["a"], pod(), true);

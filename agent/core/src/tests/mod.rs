@@ -12,5 +12,6 @@ mod operations;
 mod property;
 mod recovery;
 mod show;
+mod signals;
 mod task_life;
 mod update_streams;
