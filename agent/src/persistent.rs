@@ -122,10 +122,14 @@ impl Volumes {
             let relative = relative(&volume.container_path, launch_plan::Body::Native)?;
             let linked = sandbox::create(&self.work_dir, sandbox).and_then(|path| {
                 let target = self.work_dir.join(&volume.directory.path);
-                if std::fs::read_link(path.join(&relative)).is_ok_and(|link| link == target) {
+                let is_there =
+                    || std::fs::read_link(path.join(&relative)).is_ok_and(|link| link == target);
+                if is_there() {
                     return Ok(());
                 }
-                Directory::open(&path)?.create_symlink(&target, &relative)
+                let made = Directory::open(&path)?.create_symlink(&target, &relative);
+                // The tasks of a group are made ready side by side.
+                made.or_else(|error| if is_there() { Ok(()) } else { Err(error) })
             });
             linked.map_err(|error| PersistentError::Make {
                 path: volume.container_path.clone(),

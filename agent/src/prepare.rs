@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tepui_agent_core::{Parent, PrepareFailure, volumes_of};
+use tepui_agent_core::{Parent, PrepareFailure, Volume, volumes_of};
 use tepui_api::ext::{self, LaunchPlan, launch_plan};
 use tepui_api::v1::{self, command_info::Uri, environment, task_status::Reason};
 use tokio::sync::watch;
@@ -269,7 +269,10 @@ impl Preparer {
         let (body, resources) = (ready.plan.body(), volumes_of(&order.info.resources));
         let mut mounts = self.volumes.mount(&path, resources, body).await?;
         mounts.extend(self.lay_datasets(order, &path, &mut ready.plan).await?);
-        ready.plan.preopens = self.lay_volumes(order, path, body).await?;
+        let (container, of_executor) = self.share_volumes(order)?;
+        let of_executor = self.volumes.mount(&path, of_executor, body).await?;
+        mounts.extend(of_executor);
+        ready.plan.preopens = self.lay_volumes(order, container, path, body).await?;
         match body {
             launch_plan::Body::Wasm => {
                 if let Some(user) = self.wasm_user(order)? {
@@ -319,18 +322,46 @@ impl Preparer {
         Ok(mounts)
     }
 
+    /// The persistent volumes of a group's executor lie in its sandbox, and its tasks see those they ask for. Returns the
+    /// task's container without these, and them.
+    fn share_volumes(
+        &self,
+        order: &Order,
+    ) -> Result<(Option<v1::ContainerInfo>, Vec<Volume>), PrepareError> {
+        let mut container = order.info.container.clone();
+        let Some(parent) = &order.parent else {
+            return Ok((container, Vec::new()));
+        };
+        let kept = volumes_of(&parent.executor.resources);
+        self.volumes.link(&parent.sandbox, &kept)?;
+        let mut shared = Vec::new();
+        if let Some(container) = &mut container {
+            container.volumes.retain(|wanted| {
+                let found = kept.iter().find(|kept| volumes::names(wanted, kept));
+                shared.extend(found.map(|kept| Volume {
+                    container_path: wanted.container_path.clone(),
+                    read_only: kept.read_only || wanted.mode() == v1::volume::Mode::Ro,
+                    shared: true,
+                    ..kept.clone()
+                }));
+                found.is_none()
+            });
+        }
+        Ok((container, shared))
+    }
+
     /// Makes the task's volumes; those that are to be opened for it rather than linked.
     async fn lay_volumes(
         &self,
         order: &Order,
+        container: Option<v1::ContainerInfo>,
         path: PathBuf,
         body: launch_plan::Body,
     ) -> Result<Vec<ext::wasm_info::Preopen>, PrepareError> {
         let parent = order.parent.as_ref();
         let parent = parent.map(|parent| self.work_dir.join(&parent.sandbox));
-        let info = order.info.clone();
         let laying = tokio::task::spawn_blocking(move || {
-            let container = info.container.as_ref();
+            let container = container.as_ref();
             match body {
                 launch_plan::Body::Wasm => volumes::preopens(container, &path, parent.as_deref()),
                 launch_plan::Body::Native => {

@@ -51,6 +51,18 @@ struct Volume {
     of_host: bool,
 }
 
+/// Whether it is that persistent volume of the group's executor which the task wants to see, the whole of it.
+pub(crate) fn names(wanted: &v1::Volume, kept: &tepui_agent_core::Volume) -> bool {
+    let source = wanted.source.as_ref();
+    let sandboxed = source.and_then(|source| source.sandbox_path.as_ref());
+    sandboxed.is_some_and(|sandboxed| {
+        sandboxed.r#type() == sandbox_path::Type::Parent
+            && Path::new(&sandboxed.path)
+                .components()
+                .eq(Path::new(&kept.container_path).components())
+    })
+}
+
 /// Makes a native task's volumes appear in its sandbox.
 pub(crate) fn link(
     container: Option<&v1::ContainerInfo>,

@@ -392,6 +392,19 @@ fn wasm_and_native_tasks_share_one_volume() {
         launch(&[native, guest]),
     ];
     accept(&scheduler, &offer, &steps, 0.0);
+    both_finished(&mut scheduler);
+    let log = volume_on_disk(&cluster, "s1").join("log");
+    assert_eq!(std::fs::read_to_string(log).unwrap(), "xy");
+}
+
+fn launch_group(executor: &Value, tasks: &[Value]) -> Value {
+    json!({ "type": "LAUNCH_GROUP", "launch_group": {
+        "executor": executor, "task_group": { "tasks": tasks },
+    }})
+}
+
+/// Both tasks have finished, whatever else is told of them.
+fn both_finished(scheduler: &mut Scheduler) {
     let mut ended = std::collections::BTreeSet::new();
     while ended.len() < 2 {
         let status = scheduler.status();
@@ -403,8 +416,83 @@ fn wasm_and_native_tasks_share_one_volume() {
             _ => panic!("{status}"),
         }
     }
-    let log = volume_on_disk(&cluster, "s1").join("log");
-    assert_eq!(std::fs::read_to_string(log).unwrap(), "xy");
+}
+
+#[test]
+fn the_tasks_of_a_group_share_a_volume_that_is_shared() {
+    let cluster = Cluster::start(1);
+    let mut scheduler = subscribe(&cluster, json!({}));
+    let offer = scheduler.offer();
+    let both = shared("g1", 64.0);
+    let first = with_volume(
+        "first",
+        &offer,
+        "echo one > data/file; until grep two data/file; do sleep 0.05; done",
+        &both,
+    );
+    let second = with_volume(
+        "second",
+        &offer,
+        "until grep one data/file; do sleep 0.05; done; echo two >> data/file",
+        &both,
+    );
+    let executor = scheduler.default_executor("pod");
+    let steps = [
+        reserve(&[reserved("disk", 64.0)]),
+        create(std::slice::from_ref(&both)),
+        launch_group(&executor, &[first, second]),
+    ];
+    accept(&scheduler, &offer, &steps, 0.0);
+    both_finished(&mut scheduler);
+    // All copies are back: it is offered once, and can be destroyed.
+    let offer = offer_with(&mut scheduler, "the volume", |resources| {
+        let volumes = resources.as_array().unwrap().iter();
+        volumes.filter(|one| is_volume(one, "g1")).count() == 1
+            && amount(resources, "cpus", None) == 2.0
+    });
+    accept(&scheduler, &offer, &[destroy(&[both])], 0.0);
+    offer_with(&mut scheduler, "the disk again", |resources| {
+        amount(resources, "disk", Some("web")) == 64.0
+    });
+}
+
+#[test]
+fn a_groups_executor_keeps_a_volume_that_its_tasks_see_in_it() {
+    let cluster = Cluster::start(1);
+    let mut scheduler = subscribe(&cluster, json!({}));
+    let offer = scheduler.offer();
+    let kept = volume("e1", 64.0);
+    let mut executor = scheduler.default_executor("pod");
+    executor["resources"]
+        .as_array_mut()
+        .unwrap()
+        .push(kept.clone());
+    let seen = |id: &str, command: &str, mode: &str| {
+        let mut task = Scheduler::task(id, &offer, command);
+        task["container"] = json!({ "type": "MESOS", "volumes": [{
+            "container_path": "view", "mode": mode,
+            "source": { "type": "SANDBOX_PATH", "sandbox_path": { "type": "PARENT", "path": "data" } },
+        }]});
+        task
+    };
+    let wait = "until grep one view/file; do sleep 0.05; done; ! echo three > view/other";
+    let tasks = [
+        seen("writer", "echo one > view/file; sleep 1", "RW"),
+        seen("reader", wait, "RO"),
+    ];
+    let steps = [
+        reserve(&[reserved("disk", 64.0)]),
+        create(std::slice::from_ref(&kept)),
+        launch_group(&executor, &tasks),
+    ];
+    accept(&scheduler, &offer, &steps, 0.0);
+    both_finished(&mut scheduler);
+    let directory = volume_on_disk(&cluster, "e1");
+    assert_eq!(
+        std::fs::read_to_string(directory.join("file")).unwrap(),
+        "one\n"
+    );
+    assert!(!directory.join("other").exists());
 }
 
 #[test]

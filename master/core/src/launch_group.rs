@@ -148,6 +148,8 @@ impl Core {
         if let Some(resources) = launchable.executor {
             self.allocator
                 .mark_used(agent.into(), framework.into(), &role, &resources);
+            let left = accepted.available().saturating_subtract(&resources);
+            self.draw(accepted, left);
             new_executors.push(executor.executor_id.clone());
             self.insert_executor(ExecutorRecord {
                 info: Arc::new(executor.clone()),
@@ -164,6 +166,9 @@ impl Core {
             task.executor = Some(executor.clone());
             self.allocator
                 .mark_used(agent.into(), framework.into(), &role, &resources);
+            // One after the other: of what is shared each holds a copy.
+            let left = accepted.available().saturating_subtract(&resources);
+            self.draw(accepted, left);
             self.insert_task(TaskRecord {
                 wire: task_of(&framework_id, &info.user, task),
                 info: Some(Arc::new(task.clone())),
@@ -178,7 +183,6 @@ impl Core {
                 forwarded_uuid: None,
             });
         }
-        self.draw(accepted, launchable.left);
         let launch = link::Launch {
             framework: v1::FrameworkInfo::clone(&info),
             tasks,

@@ -62,8 +62,6 @@ pub(crate) struct LaunchableGroup {
     pub(crate) tasks: Vec<Resources>,
     /// What the executor uses, if it is to be started.
     pub(crate) executor: Option<Resources>,
-    /// What is left of the offers afterwards.
-    pub(crate) left: Resources,
 }
 
 /// Where a group is to be launched: as for a task, but for what differs from one task to the next.
@@ -93,17 +91,21 @@ pub(crate) fn check_group(
     check_shares(executor, tasks, group.shares)?;
     let executor = group.place.executor.is_none().then_some(own);
     let mut wanted = Resources::new();
+    let shared = group.place.available.shared();
     let mut left = Some(group.place.available.clone());
-    // Taken one after the other, so that a port or an item that two of them name is noticed.
+    // Taken one after the other, so that a port or an item that two of them name is noticed. What is shared is there for
+    // each of them.
     for resources in used.iter().chain(&executor) {
-        left = left.and_then(|left| left.checked_subtract(resources));
+        left = left.and_then(|mut left| {
+            left.add(&shared.shared_missing_from(&left));
+            left.checked_subtract(resources)
+        });
         wanted.add(resources);
     }
     match left {
-        Some(left) => Ok(LaunchableGroup {
+        Some(_) => Ok(LaunchableGroup {
             tasks: used,
             executor,
-            left,
         }),
         None => Err(GroupInvalid::TooMuch {
             wanted: wanted.to_string(),
