@@ -79,6 +79,8 @@ pub struct Config {
     pub executor_registration_timeout: Duration,
     pub executor_reregistration_timeout: Duration,
     pub executor_shutdown_grace_period: Duration,
+    /// Executors hear something at least this often.
+    pub executor_heartbeat: Duration,
     /// What every executor gets besides, unless its own command says otherwise.
     pub executor_environment_variables: BTreeMap<String, String>,
     /// Whether tasks of checkpointing frameworks go on when the agent is asked to stop, for the agent that is started
@@ -151,6 +153,7 @@ impl Default for Config {
             executor_registration_timeout: Duration::from_secs(60),
             executor_reregistration_timeout: Duration::from_secs(2),
             executor_shutdown_grace_period: Duration::from_secs(5),
+            executor_heartbeat: Duration::from_secs(30 * 60),
             executor_environment_variables: BTreeMap::new(),
             keep_tasks_at_stop: false,
             recovery_timeout: Duration::from_secs(15 * 60),

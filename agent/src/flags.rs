@@ -43,6 +43,7 @@ impl Config {
                 self.update_retry_minimum,
             ),
             ("fetcher_stall_timeout", self.fetch.patience.stall),
+            ("executor_heartbeat_interval", self.executor_heartbeat),
         ];
         match intervals.iter().find(|(_, interval)| interval.is_zero()) {
             Some((name, _)) => Err(ConfigError::Zero(name)),
@@ -105,6 +106,7 @@ impl Config {
                 self.container_disk_watch_interval,
             ),
             ("disk_watch_interval", self.disk_watch_interval),
+            ("executor_heartbeat_interval", self.executor_heartbeat),
             ("executor_idle_timeout", self.executor_idle),
             (
                 "executor_registration_timeout",

@@ -19,8 +19,6 @@ use crate::site::{Refusal, Site, content_type, text};
 
 /// How many calls of one stream may wait for the core.
 const CALLS_IN_FLIGHT: u32 = 4096;
-/// Executors hear something at least this often.
-const HEARTBEAT: Duration = Duration::from_secs(30 * 60);
 
 /// How the calls of one stream fared so far.
 #[derive(Debug, Default)]
@@ -148,9 +146,10 @@ async fn subscribe(
                 connection,
                 events: site.events.clone(),
             };
+            let interval = site.about.executor_heartbeat;
             let stream =
                 futures::stream::unfold((events, guard), move |(mut events, guard)| async move {
-                    let chunk = next_chunk(&mut events, media).await?;
+                    let chunk = next_chunk(&mut events, media, interval).await?;
                     Some((Ok::<_, std::convert::Infallible>(chunk), (events, guard)))
                 });
             Ok((
@@ -164,8 +163,12 @@ async fn subscribe(
 
 /// The next event, a chunk of its own: there are clients that take each chunk for one record. A heartbeat if it is quiet
 /// for long.
-async fn next_chunk(events: &mut mpsc::Receiver<Bytes>, media: MediaType) -> Option<Bytes> {
-    match tokio::time::timeout(HEARTBEAT, events.recv()).await {
+async fn next_chunk(
+    events: &mut mpsc::Receiver<Bytes>,
+    media: MediaType,
+    interval: Duration,
+) -> Option<Bytes> {
+    match tokio::time::timeout(interval, events.recv()).await {
         Ok(record) => record,
         Err(_) => {
             let heartbeat = executor::Event {
@@ -335,10 +338,13 @@ mod tests {
             sender.send(record.clone()).await.unwrap();
         }
         drop(sender);
+        let interval = Duration::from_secs(60);
         for record in records {
-            assert_eq!(next_chunk(&mut events, MediaType::Json).await, Some(record));
+            let next = next_chunk(&mut events, MediaType::Json, interval).await;
+            assert_eq!(next, Some(record));
         }
-        assert_eq!(next_chunk(&mut events, MediaType::Json).await, None);
+        let last = next_chunk(&mut events, MediaType::Json, interval).await;
+        assert_eq!(last, None);
     }
 
     #[tokio::test]

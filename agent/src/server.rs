@@ -253,6 +253,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         endpoint: endpoint.to_string(),
         work_dir: work_dir.display().to_string(),
         start_time: start_time.wall_secs(),
+        executor_heartbeat: config.executor_heartbeat,
         flags: config.flags(),
         serves_containers: config.insecure
             || config.ip.is_loopback()

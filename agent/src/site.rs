@@ -68,6 +68,8 @@ pub(crate) struct About {
     pub(crate) endpoint: String,
     pub(crate) work_dir: String,
     pub(crate) start_time: f64,
+    /// Executors hear something at least this often.
+    pub(crate) executor_heartbeat: std::time::Duration,
     pub(crate) flags: BTreeMap<&'static str, String>,
     /// Whether calls that start or touch containers are taken.
     pub(crate) serves_containers: bool,

@@ -353,6 +353,7 @@ pub(crate) fn site(events: mpsc::Sender<crate::owner::Event>) -> crate::site::Si
             info,
             endpoint: "127.0.0.1:5051".to_owned(),
             work_dir: work_dir.display().to_string(),
+            executor_heartbeat: Duration::from_secs(60),
             start_time: 1.0,
             flags: BTreeMap::new(),
             serves_containers: true,

@@ -188,6 +188,9 @@ pub(crate) struct Agent {
     /// Time an executor has to end after it was told to
     #[arg(long, default_value = "5secs", value_parser = duration)]
     executor_shutdown_grace_period: Duration,
+    /// Executors hear something at least this often
+    #[arg(long, default_value = "30mins", value_parser = duration)]
+    executor_heartbeat_interval: Duration,
     /// Variables every executor gets, a JSON object of strings or `file://` and the path of one
     #[arg(long, value_parser = variables)]
     executor_environment_variables: Option<BTreeMap<String, String>>,
@@ -354,6 +357,7 @@ impl Agent {
             config.executor_shutdown_grace_period = self.executor_shutdown_grace_period;
             config.executor_environment_variables =
                 self.executor_environment_variables.unwrap_or_default();
+            config.executor_heartbeat = self.executor_heartbeat_interval;
             config.executor_idle = self.executor_idle_timeout;
             config.recovery_timeout = self.recovery_timeout;
             config.update_retry_minimum = self.status_update_retry_interval_min;

@@ -26,8 +26,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tepui_api::v1::TaskInfo;
 use tepui_api::v1::framework_info::capability;
-use tepui_api::v1::{KillPolicy, TaskInfo};
 use tepui_sdk_executor::{Config, Event, Events, Handle, connect};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};

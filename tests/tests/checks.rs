@@ -117,6 +117,72 @@ fn a_task_is_healthy_by_http_and_by_tcp_and_only_flips_and_failures_are_told() {
     assert_eq!(told(&mut scheduler, REASON_HEALTH)["healthy"], true);
 }
 
+/// A port that nobody has.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+#[test]
+fn a_task_is_healthy_by_https_whoever_signed_its_certificate() {
+    let cluster = Cluster::start(1);
+    let port = free_port();
+    let mut scheduler = launch(&cluster, |offer| {
+        let server = format!(
+            "openssl req -x509 -newkey rsa:2048 -nodes -keyout key -out cert -subj /CN=x 2>/dev/null; \
+             exec openssl s_server -quiet -accept 127.0.0.1:{port} -cert cert -key key -www"
+        );
+        let mut task = Scheduler::task("https", offer, &server);
+        task["health_check"] = quick(json!({
+            "type": "HTTP", "http": { "port": port, "scheme": "https", "path": "/" },
+            "consecutive_failures": 1000, "grace_period_seconds": 60,
+        }));
+        task
+    });
+    assert_eq!(told(&mut scheduler, REASON_HEALTH)["healthy"], true);
+    scheduler.kill("https");
+    scheduler.until("https", "TASK_KILLED");
+}
+
+#[test]
+fn a_task_is_healthy_by_ipv6_where_it_listens_there() {
+    let Ok(listener) = TcpListener::bind("[::1]:0") else {
+        // This machine has no IPv6: there is nothing to listen on.
+        return;
+    };
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut stream = stream;
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 200 x\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let cluster = Cluster::start(1);
+    for (kind, check) in [
+        ("TCP", json!({ "port": port, "protocol": "IPv6" })),
+        (
+            "HTTP",
+            json!({ "port": port, "protocol": "IPv6", "path": "/" }),
+        ),
+    ] {
+        let mut scheduler = launch(&cluster, |offer| {
+            let mut task = Scheduler::task("six", offer, "sleep 1000");
+            let mut health = json!({ "type": kind });
+            health[kind.to_lowercase()] = check.clone();
+            task["health_check"] = quick(health);
+            task
+        });
+        assert_eq!(
+            told(&mut scheduler, REASON_HEALTH)["healthy"],
+            true,
+            "{kind}"
+        );
+        // At the same port of IPv4 nobody listens.
+        scheduler.call(json!({ "type": "TEARDOWN" }));
+    }
+}
+
 #[test]
 fn so_many_failures_in_a_row_kill_and_those_within_the_grace_do_not_count() {
     let cluster = Cluster::start(1);

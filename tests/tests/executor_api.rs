@@ -404,3 +404,21 @@ fn an_executors_environment_is_what_it_needs_and_its_socket_takes_calls() {
     let (answer, _socket) = post(environment["MESOS_EXECUTOR_AUTHENTICATION_TOKEN"]);
     assert_eq!(answer, "HTTP/1.1 200");
 }
+
+#[test]
+fn an_executor_hears_a_heartbeat_when_there_is_nothing_else_to_hear() {
+    let mut cluster = Cluster::master_alone(&[]);
+    let resources = "cpus:2;mem:1024;disk:1024";
+    cluster.add_agent(&[
+        "--resources",
+        resources,
+        "--executor_heartbeat_interval=200ms",
+    ]);
+    cluster.wait_for_agents(1);
+    let mut scheduler = scheduler(&cluster);
+    let (mut executor, _) = launched(&cluster, &mut scheduler, "a");
+    executor.expect("SUBSCRIBED");
+    for _ in 0..2 {
+        executor.expect("HEARTBEAT");
+    }
+}

@@ -96,21 +96,6 @@ fn a_drained_agent_has_no_tasks_and_offers_again_when_it_is_reactivated() {
         assert!(shown["estimated_drain_start_time_seconds"].is_number());
     }
     assert_eq!(cluster.json(&["agents", "--json"])[0]["state"], "drained");
-    // So says the agent itself.
-    let itself = &cluster.agents[0].address;
-    let state = request(itself, "GET", "/state", &[], b"").unwrap().json();
-    let grace = &state["drain_config"]["max_grace_period"];
-    assert_eq!(grace["nanoseconds"], 1_000_000_000, "{state}");
-    assert!(state["estimated_drain_start_time_seconds"].is_number());
-    let master = cluster.get("/state").json();
-    assert_eq!(state["master_hostname"], master["leader_info"]["hostname"]);
-    let headers = [("Content-Type", "application/json")];
-    let call = br#"{"type":"GET_AGENT"}"#;
-    let told = request(itself, "POST", "/api/v1", &headers, call).unwrap();
-    let told = told.json()["get_agent"].clone();
-    let grace = &told["drain_config"]["max_grace_period"];
-    assert_eq!(grace["nanoseconds"], 1_000_000_000, "{told}");
-    assert!(told["estimated_drain_start_time"]["nanoseconds"].is_i64());
     // The master's next life knows it as well.
     cluster.master.start_again();
     wait_until("the agent to come back", || agents(&cluster).pop());
@@ -122,6 +107,40 @@ fn a_drained_agent_has_no_tasks_and_offers_again_when_it_is_reactivated() {
     done(&cluster, agent_call("reactivate_agent", &agent));
     run(&mut scheduler, "successor");
     assert_eq!(agents(&cluster)[0]["deactivated"], false);
+}
+
+#[test]
+fn an_agent_that_is_draining_says_so_itself() {
+    let mut cluster = Cluster::master_alone(&[]);
+    cluster.add_agent(&["--resources", RESOURCES]);
+    let mut scheduler = Scheduler::subscribe(&cluster.master.address, framework());
+    let offer = scheduler.offer();
+    let stubborn = "trap '' TERM; while true; do sleep 0.1; done";
+    let mut task = Scheduler::task("stubborn", &offer, stubborn);
+    task["kill_policy"] = json!({ "grace_period": { "nanoseconds": 3_600_000_000_000_u64 } });
+    assert_eq!(scheduler.launch(&offer, &[task]).status, 202);
+    scheduler.until("stubborn", "TASK_RUNNING");
+    let agent = offer["agent_id"]["value"].as_str().unwrap();
+    let mut call = agent_call("drain_agent", agent);
+    call["drain_agent"]["max_grace_period"] = json!({ "seconds": 1800, "nanos": 0 });
+    done(&cluster, call);
+    let itself = &cluster.agents[0].address;
+    let state = wait_until("the agent to hear of it", || {
+        let state = request(itself, "GET", "/state", &[], b"").ok()?.json();
+        state.get("drain_config").is_some().then_some(state)
+    });
+    let grace = &state["drain_config"]["max_grace_period"];
+    assert_eq!(grace["nanoseconds"], 1_800_000_000_000_u64, "{state}");
+    assert!(state["estimated_drain_start_time_seconds"].is_number());
+    let master = cluster.get("/state").json();
+    assert_eq!(state["master_hostname"], master["leader_info"]["hostname"]);
+    let headers = [("Content-Type", "application/json")];
+    let call = br#"{"type":"GET_AGENT"}"#;
+    let told = request(itself, "POST", "/api/v1", &headers, call).unwrap();
+    let told = told.json()["get_agent"].clone();
+    let grace = &told["drain_config"]["max_grace_period"];
+    assert_eq!(grace["nanoseconds"], 1_800_000_000_000_u64, "{told}");
+    assert!(told["estimated_drain_start_time"]["nanoseconds"].is_i64());
 }
 
 #[test]

@@ -210,19 +210,23 @@ fn a_task_runs_on_what_the_same_accept_reserved() {
         status["update_operation_status"]["status"]["state"],
         "OPERATION_ERROR"
     );
-    let metrics = cluster.get("/metrics/snapshot").json();
+    let counted = |name: &str| {
+        let metrics = cluster.get("/metrics/snapshot").json();
+        metrics[format!("master/operations/{name}")].as_f64()
+    };
+    wait_until("the agent to have said so", || {
+        (counted("unreserve/finished") == Some(1.0)).then_some(())
+    });
     for (name, value) in [
         ("reserve/finished", 1.0),
         ("reserve/error", 1.0),
         ("reserve/pending", 0.0),
-        ("unreserve/finished", 1.0),
         ("create/finished", 0.0),
         ("finished", 2.0),
         ("error", 1.0),
         ("gone_by_operator", 0.0),
     ] {
-        let metric = &metrics[format!("master/operations/{name}")];
-        assert_eq!(*metric, value, "{name}");
+        assert_eq!(counted(name), Some(value), "{name}");
     }
     // What was reserved and given back is the agent's as before.
     let agent = &cluster.agents[0].address;

@@ -678,8 +678,12 @@ impl Core {
                 continue;
             };
             let id = ExecutorId::from(info.executor_id.value.as_str());
-            if info.command.is_none() || self.find_executor(agent, framework, &id).is_some() {
+            let of_groups = info.r#type() == v1::executor_info::Type::Default;
+            if info.command.is_none() && !of_groups {
                 // One without a command is the agent's own and counts as part of its tasks.
+                continue;
+            }
+            if self.find_executor(agent, framework, &id).is_some() {
                 continue;
             }
             let resources = wire::resources(&info.resources).unwrap_or_default();

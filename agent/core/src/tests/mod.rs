@@ -1,5 +1,6 @@
 //! Behaviour by behaviour, on a virtual clock.
 
+mod conversions;
 mod drain;
 mod executor_calls;
 mod executor_life;

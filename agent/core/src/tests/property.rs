@@ -11,6 +11,7 @@ use tepui_api::v1::task_status::Reason;
 use tepui_api::v1::{self, TaskState};
 use tepui_model::{FrameworkId, TaskId};
 
+use super::conversions::Conversions;
 use super::harness::*;
 use crate::{
     ConnectionKey, Effect, ExecutorRef, Input, Limitation, PrepareFailure, Recovered, TaskRef,
@@ -64,6 +65,7 @@ struct World {
     made: BTreeMap<TaskRef, Vec<Bytes>>,
     told: BTreeMap<TaskRef, Told>,
     dead: BTreeSet<FrameworkId>,
+    conversions: Conversions,
 }
 
 fn framework_of(id: &str) -> v1::FrameworkInfo {
@@ -90,17 +92,20 @@ impl World {
             made: BTreeMap::new(),
             told: BTreeMap::new(),
             dead: BTreeSet::new(),
+            conversions: Conversions::default(),
         }
     }
 
     fn absorb(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::ToMaster(message) => {
-                    if let Some(to_master::Body::Update(update)) = message.body {
-                        self.on_update(update);
+                Effect::ToMaster(message) => match message.body {
+                    Some(to_master::Body::Update(update)) => self.on_update(update),
+                    Some(to_master::Body::OperationUpdate(update)) => {
+                        self.conversions.hear(update);
                     }
-                }
+                    _ => {}
+                },
                 Effect::CloseLink => self.linked = false,
                 Effect::Prepare { task, .. } => {
                     assert!(self.preparing.insert(task), "prepared twice")
@@ -444,6 +449,31 @@ impl World {
         }
     }
 
+    fn operate(&mut self) {
+        let (tenths, back) = (1 + self.random.below(9), self.random.below(2) == 0);
+        let apply = self.conversions.ask(tenths, back);
+        let effects = self.agent.hear(to_agent::Body::ApplyOperation(apply));
+        self.absorb(effects);
+        self.finish_writes();
+    }
+
+    /// Every order after an operation would wait for the disk.
+    fn finish_writes(&mut self) {
+        while !self.agent.held.is_empty() {
+            let effects = self.agent.release();
+            self.absorb(effects);
+        }
+    }
+
+    fn acknowledge_operation(&mut self) {
+        let nth = self.random.below(100);
+        if let Some(acknowledge) = self.conversions.acknowledge(nth) {
+            let body = to_agent::Body::AcknowledgeOperation(acknowledge);
+            let effects = self.agent.hear(body);
+            self.absorb(effects);
+        }
+    }
+
     fn restart(&mut self) {
         self.agent.restart();
         self.linked = false;
@@ -496,7 +526,9 @@ impl World {
                     }
                 }
             }
-            64..78 => self.acknowledge(),
+            64..66 if self.linked => self.operate(),
+            66..69 if self.linked => self.acknowledge_operation(),
+            69..78 => self.acknowledge(),
             78..81 => {
                 let effects = self.agent.apply(Input::LinkDown);
                 self.linked = false;
@@ -548,13 +580,20 @@ impl World {
             }
             self.finish_destroying();
             self.acknowledge();
+            if self.linked {
+                self.acknowledge_operation();
+                let unheard = to_agent::Body::ReconcileOperations(self.conversions.unheard());
+                let effects = self.agent.hear(unheard);
+                self.absorb(effects);
+                self.finish_writes();
+            }
             let effects = self.agent.release();
             self.absorb(effects);
             if round % 20 == 0 {
                 self.pass(3);
             }
             let view = self.agent.core.view();
-            if view.tasks.is_empty() && self.linked {
+            if view.tasks.is_empty() && view.operations.is_empty() && self.linked {
                 break;
             }
         }
@@ -563,6 +602,7 @@ impl World {
 
 #[test]
 fn whatever_happens_each_task_ends_once_and_its_updates_keep_their_order() {
+    let mut converted = 0;
     for seed in 0..300 {
         let mut world = World::new(seed);
         world.connect();
@@ -576,6 +616,9 @@ fn whatever_happens_each_task_ends_once_and_its_updates_keep_their_order() {
             [],
             "seed {seed}: what everybody worked on came to no end"
         );
+        assert_eq!(view.operations, [], "seed {seed}: not settled");
+        assert!(world.conversions.all_told(), "seed {seed}: not told");
+        converted += world.conversions.count();
         for task in &world.launched {
             let ended = world.told.get(task).is_some_and(|told| told.ended);
             let recorded = framework_of(task.framework.as_str()).checkpoint();
@@ -583,6 +626,7 @@ fn whatever_happens_each_task_ends_once_and_its_updates_keep_their_order() {
             assert!(ended || recorded || dead, "seed {seed}: {task} never ended");
         }
     }
+    assert!(converted > 1000, "{converted} operations");
 }
 
 #[test]

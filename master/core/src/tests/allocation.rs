@@ -26,7 +26,11 @@ fn in_roles(name: &str, roles: &[&str]) -> v1::FrameworkInfo {
     }
 }
 
-fn config(role: &str, guarantees: &[(&str, f64)], limits: &[(&str, f64)]) -> QuotaConfig {
+pub(super) fn config(
+    role: &str,
+    guarantees: &[(&str, f64)],
+    limits: &[(&str, f64)],
+) -> QuotaConfig {
     let amounts = |amounts: &[(&str, f64)]| {
         let amounts = amounts.iter();
         amounts
@@ -40,7 +44,7 @@ fn config(role: &str, guarantees: &[(&str, f64)], limits: &[(&str, f64)]) -> Quo
     }
 }
 
-fn update(configs: Vec<QuotaConfig>, force: bool) -> master::Call {
+pub(super) fn update(configs: Vec<QuotaConfig>, force: bool) -> master::Call {
     let update = operator_call::UpdateQuota {
         force: Some(force),
         quota_configs: configs,

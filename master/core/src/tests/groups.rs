@@ -298,3 +298,24 @@ fn a_group_has_no_operation_id_and_needs_the_identical_executor() {
     assert!(told[2].0 == "good" && told[2].1.contains("duplicate ID"));
     assert_eq!(cluster.view().tasks.values().count(), 1);
 }
+
+#[test]
+fn the_executor_of_a_group_is_known_again_after_the_masters_restart() {
+    let mut cluster = Cluster::new();
+    let agent = cluster.agent("cpus:4;mem:1024;disk:100");
+    let scheduler = cluster.subscribe(info("one"));
+    let offers = cluster.offers(&scheduler);
+    let tasks = vec![task(&offers[0], "a", "cpus:1;mem:64")];
+    let operations = vec![group(executor(&scheduler), tasks)];
+    cluster.call(&scheduler, accept(&offers, operations, None));
+    let reported = cluster.reported();
+    cluster.restart();
+    let mut register = reregister(&agent, "cpus:4;mem:1024;disk:100", reported);
+    register.executors = vec![executor(&scheduler)];
+    let agent = cluster.register(register);
+    let view = cluster.view();
+    let known = view.executors.values().next().unwrap();
+    assert_eq!(known.id.as_str(), "pod");
+    let used = &view.agent(&agent.id).unwrap().used;
+    assert_eq!(*used, resources("cpus:1.1;mem:96;disk:1"));
+}

@@ -15,6 +15,7 @@ mod maintenance;
 mod management;
 mod mirror;
 mod operations;
+mod pods;
 mod property;
 mod restart;
 mod throttle;

@@ -10,9 +10,12 @@ use tepui_api::v1::scheduler::call;
 use tepui_api::v1::task_status::Reason;
 use tepui_api::v1::{self, TaskState};
 
+use super::allocation;
 use super::estate::{self, Estate};
+use super::groups;
 use super::harness::*;
 use super::mirror::Mirror;
+use super::pods::Pods;
 use crate::Input;
 use crate::tasks::rank;
 
@@ -47,6 +50,7 @@ struct Machine {
     tasks: BTreeMap<(String, String), Real>,
     infos: BTreeMap<String, v1::FrameworkInfo>,
     estate: Estate,
+    pods: Pods,
 }
 
 struct Real {
@@ -73,6 +77,8 @@ struct World {
     /// How far each task has got in the master's table.
     ranks: BTreeMap<(String, String), u8>,
     launched: u64,
+    /// Groups that were asked for.
+    grouped: u64,
     /// What an operator knows who listens all the time.
     mirror: Mirror,
     applied: u64,
@@ -93,6 +99,7 @@ impl World {
             ended: BTreeMap::new(),
             ranks: BTreeMap::new(),
             launched: 0,
+            grouped: 0,
             mirror,
             applied: 0,
             reasons: BTreeMap::new(),
@@ -137,7 +144,18 @@ impl World {
         let agent = self.machines[index].agent.clone();
         let host = machine(&self.machines[index].hostname, "");
         let mark_for_good = self.random.below(4) == 0;
-        let call = match self.random.below(12) {
+        let limit = (1 + self.random.below(16)) as f64;
+        let call = match self.random.below(15) {
+            12 => allocation::update(vec![allocation::config("web", &[], &[])], true),
+            13 => {
+                let limited = allocation::config("web", &[], &[("cpus", limit)]);
+                allocation::update(vec![limited], true)
+            }
+            14 => {
+                let guarantee = [("cpus", limit / 2.0), ("mem", 100.0)];
+                let guaranteed = allocation::config("web", &guarantee, &[]);
+                allocation::update(vec![guaranteed], true)
+            }
             0 => drain(&agent, None, mark_for_good),
             1 => deactivate(&agent),
             2..=7 => reactivate(&agent),
@@ -197,6 +215,7 @@ impl World {
                 up: true,
                 tasks: BTreeMap::new(),
                 infos: BTreeMap::new(),
+                pods: Pods::default(),
             });
         }
     }
@@ -286,6 +305,7 @@ impl World {
         if self.random.below(5) == 0 {
             // The machine lost power: nothing runs there any more.
             machine.tasks.clear();
+            machine.pods.clear();
         }
         let tasks = machine
             .tasks
@@ -296,6 +316,7 @@ impl World {
         register.frameworks = machine.infos.values().cloned().collect();
         register.agent.hostname.clone_from(&machine.hostname);
         register.total = machine.estate.total();
+        register.executors = machine.pods.reported();
         register.operations = machine.estate.operations();
         machine.agent = self.cluster.register(register);
         machine.up = true;
@@ -361,7 +382,15 @@ impl World {
             }
             tasks.push(task);
         }
-        let mut operations = vec![launch(tasks)];
+        let first_operation = if self.random.below(4) == 0 {
+            let mut executor = groups::executor(&scheduler);
+            executor.executor_id = format!("pod{}", self.launched).as_str().into();
+            self.grouped += 1;
+            groups::group(executor, tasks)
+        } else {
+            launch(tasks)
+        };
+        let mut operations = vec![first_operation];
         for _ in 0..self.random.below(4) {
             let mut operation = estate::operation(|limit| self.random.below(limit), &same);
             if self.random.below(2) == 0 {
@@ -409,6 +438,17 @@ impl World {
         task.unacknowledged.push_back((uuid, state));
         if task.unacknowledged.len() == 1 {
             self.send_oldest(index, key);
+        }
+        if !state.is_terminal() {
+            return;
+        }
+        let machine = &mut self.machines[index];
+        if let Some(exited) = machine.pods.task_ended(&key.0, &key.1)
+            && machine.up
+        {
+            let link = machine.agent.link;
+            self.cluster
+                .from(link, to_master::Body::ExecutorExited(exited));
         }
     }
 
@@ -556,6 +596,10 @@ impl World {
                 self.machines[index]
                     .infos
                     .insert(framework.clone(), launch.framework);
+                if let Some(executor) = launch.group_executor {
+                    let pods = &mut self.machines[index].pods;
+                    pods.launch(&framework, executor, &launch.tasks);
+                }
                 for info in launch.tasks {
                     let id = tepui_model::FrameworkId::from(framework.as_str());
                     let wire = crate::tasks::task_of(&id, "user", &info);
@@ -625,6 +669,7 @@ impl World {
                     .tasks
                     .retain(|(owner, _), _| *owner != framework);
                 self.machines[index].infos.remove(&framework);
+                self.machines[index].pods.shut_down(&framework);
             }
             to_agent::Body::Reconcile(reconcile) => {
                 for item in reconcile.items {
@@ -748,7 +793,7 @@ impl World {
 
 #[test]
 fn whatever_happens_the_tables_agree_and_every_task_ends_once() {
-    let (mut launched, mut applied) = (0, 0);
+    let (mut launched, mut applied, mut grouped) = (0, 0, 0);
     let mut reasons: BTreeMap<Reason, usize> = BTreeMap::new();
     for seed in 0..60 {
         let mut world = World::new(seed);
@@ -757,12 +802,14 @@ fn whatever_happens_the_tables_agree_and_every_task_ends_once() {
         }
         launched += world.launched;
         applied += world.applied;
+        grouped += world.grouped;
         for (reason, times) in world.reasons {
             *reasons.entry(reason).or_default() += times;
         }
         world.cluster.apply(Input::Tick);
     }
     assert!(applied > 200, "{applied} operations");
+    assert!(grouped > 100, "{grouped} groups");
     assert!(
         launched > 1000,
         "chance must do something worth checking: {launched} tasks"
