@@ -83,6 +83,8 @@ async fn serve(config: Config, runtime: &Runtime, commands: Arc<Runner>) -> std:
             Event::Kill {
                 task_id,
                 kill_policy,
+                // Signals are for processes.
+                signal: _,
             } => tasks.kill(&task_id, grace_of(kill_policy.as_ref())),
             Event::Shutdown => {
                 agent_is_there = true;
