@@ -107,6 +107,10 @@ pub struct Config {
     pub allow_host_directories: Vec<PathBuf>,
     /// Hosts that wasm tasks may reach.
     pub allow_hosts: Vec<HostRule>,
+    /// Whether a native task that listens on a port it was not given is ended.
+    pub enforce_container_ports: bool,
+    /// How often it is looked who listens where, if that is enforced.
+    pub container_ports_watch_interval: Duration,
     /// Whether tasks and executors run as the user of their command or framework, where the agent is root.
     pub switch_user: bool,
     /// The users wasm executors run as, one for each role; None leaves them the agent's.
@@ -167,6 +171,8 @@ impl Default for Config {
             container_disk_watch_interval: Duration::from_secs(15),
             allow_host_directories: Vec::new(),
             allow_hosts: Vec::new(),
+            enforce_container_ports: false,
+            container_ports_watch_interval: Duration::from_secs(30),
             switch_user: true,
             executor_uids: Some(UserRange::default()),
             registration_backoff_factor: Duration::from_secs(1),

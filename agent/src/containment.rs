@@ -150,8 +150,15 @@ impl Group {
     }
 
     pub(crate) fn process_count(&self) -> usize {
+        self.processes().len()
+    }
+
+    /// The ids of all that are in it and in the groups inside it.
+    pub(crate) fn processes(&self) -> Vec<i32> {
         // Every hierarchy knows them all.
-        self.trees().first().map_or(0, |tree| processes(tree).len())
+        self.trees()
+            .first()
+            .map_or_else(Vec::new, |tree| processes(tree))
     }
 
     pub(crate) fn exists(&self) -> bool {

@@ -39,6 +39,10 @@ impl Config {
                 self.container_disk_watch_interval,
             ),
             (
+                "container_ports_watch_interval",
+                self.container_ports_watch_interval,
+            ),
+            (
                 "status_update_retry_interval_min",
                 self.update_retry_minimum,
             ),
@@ -88,6 +92,10 @@ impl Config {
                 self.executor_uids
                     .map_or("none".to_owned(), |range| range.to_string()),
             ),
+            (
+                "enforce_container_ports",
+                self.enforce_container_ports.to_string(),
+            ),
             ("insecure", self.insecure.to_string()),
             ("ip", self.ip.to_string()),
             ("keep_tasks", self.keep_tasks_at_stop.to_string()),
@@ -104,6 +112,10 @@ impl Config {
             (
                 "container_disk_watch_interval",
                 self.container_disk_watch_interval,
+            ),
+            (
+                "container_ports_watch_interval",
+                self.container_ports_watch_interval,
             ),
             ("disk_watch_interval", self.disk_watch_interval),
             ("executor_heartbeat_interval", self.executor_heartbeat),
@@ -182,6 +194,8 @@ mod tests {
             ("disk_watch_interval", "1mins"),
             ("container_disk_watch_interval", "15secs"),
             ("enforce_container_disk_quota", "false"),
+            ("container_ports_watch_interval", "30secs"),
+            ("enforce_container_ports", "false"),
             ("switch_user", "true"),
             ("registration_backoff_factor", "1secs"),
             ("fetcher_stall_timeout", "1mins"),

@@ -46,6 +46,7 @@ mod owner;
 mod pages;
 mod peer;
 mod persistent;
+mod ports;
 mod prepare;
 mod reach;
 mod reads;

@@ -41,6 +41,7 @@ use crate::holdings;
 use crate::link::{Authority, LinkSettings, keep_linked};
 use crate::owner::{Owner, Parts, live_sandboxes, now};
 use crate::persistent::Volumes;
+use crate::ports;
 use crate::prepare::Preparer;
 use crate::reach::Reach;
 use crate::serve::{self, serve};
@@ -312,6 +313,10 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     if config.enforce_container_disk_quota {
         let interval = config.container_disk_watch_interval;
         tokio::spawn(disk::watch(work_dir.clone(), interval, events.clone()));
+    }
+    if config.enforce_container_ports {
+        let interval = config.container_ports_watch_interval;
+        tokio::spawn(ports::watch(executors.clone(), interval, events.clone()));
     }
     let owner = Owner::new(Parts {
         core,

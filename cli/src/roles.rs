@@ -229,6 +229,13 @@ pub(crate) struct Agent {
     /// without; separated by commas
     #[arg(long, value_delimiter = ',', value_parser = host_rule)]
     allow_hosts: Vec<tepui_model::HostRule>,
+    /// End native tasks that listen on ports they were not given
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    enforce_container_ports: bool,
+    /// How often it is looked who listens where
+    #[arg(long, default_value = "30secs", value_parser = duration)]
+    container_ports_watch_interval: Duration,
     /// Run tasks and executors as the user of their command or framework, if this agent is root
     #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
@@ -369,6 +376,8 @@ impl Agent {
             config.container_disk_watch_interval = self.container_disk_watch_interval;
             config.allow_host_directories = self.allow_host_directories;
             config.allow_hosts = self.allow_hosts;
+            config.enforce_container_ports = self.enforce_container_ports;
+            config.container_ports_watch_interval = self.container_ports_watch_interval;
             config.switch_user = self.switch_user;
             config.program = self.executor_program;
             config.executor_uids = self.executor_uids.0;

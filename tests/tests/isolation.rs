@@ -180,6 +180,52 @@ fn cgroup(pid: i32, controller: &str) -> Option<PathBuf> {
 }
 
 #[test]
+fn a_task_that_listens_where_it_may_not_fails_and_others_go_on() {
+    let cluster = cluster(&[
+        "--enforce_container_ports",
+        "--container_ports_watch_interval=200ms",
+    ]);
+    let state = cluster.json(&["agents", "--json"]).to_string();
+    if state.contains("tepui_isolation") && state.contains("none") {
+        println!("not run: without cgroups nobody is watched");
+        return;
+    }
+    let mut scheduler = subscribe(&cluster);
+    let offer = scheduler.offer();
+    // Two ports of the agent's: one is given to who listens on it, the other is not.
+    let free = |from: u16| {
+        let mut ports = from..32000;
+        ports
+            .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+            .unwrap()
+    };
+    let given = free(31_100);
+    let other = free(given + 1);
+    let listen =
+        |port: u16| format!("exec openssl s_server -quiet -www -nocert -accept 127.0.0.1:{port}");
+    let mut within = Scheduler::task("within", &offer, &listen(given));
+    let ports = json!({ "name": "ports", "type": "RANGES",
+        "ranges": { "range": [{ "begin": given, "end": given }] } });
+    within["resources"].as_array_mut().unwrap().push(ports);
+    let over = Scheduler::task("over", &offer, &listen(other));
+    assert_eq!(scheduler.launch(&offer, &[within, over]).status, 202);
+    let status = scheduler.until("over", "TASK_FAILED");
+    assert_eq!(status["reason"], "REASON_CONTAINER_LIMITATION", "{status}");
+    assert!(
+        status["message"]
+            .as_str()
+            .unwrap()
+            .contains(&other.to_string())
+    );
+    let resource = &status["limitation"]["resources"][0];
+    assert_eq!(resource["name"], "ports");
+    assert_eq!(resource["ranges"]["range"][0]["begin"], other);
+    scheduler.kill("within");
+    let status = scheduler.until("within", "TASK_KILLED");
+    assert_eq!(status["state"], "TASK_KILLED");
+}
+
+#[test]
 fn requests_are_soft_limits_and_limits_hard_ones() {
     let cluster = cluster(&[]);
     let mut scheduler = subscribe(&cluster);

@@ -146,6 +146,10 @@ fn a_rich_task_is_shown_field_for_field() {
     assert_eq!(task["labels"], json!([{ "key": "k", "value": "v" }]));
     assert_eq!(task["discovery"]["visibility"], "CLUSTER");
     assert_eq!(task["discovery"]["ports"]["ports"][0]["number"], 31000);
+    let of_agent = request(&cluster.agents[0].address, "GET", "/state", &[], b"");
+    let of_agent = of_agent.unwrap().json();
+    let executor = &of_agent["frameworks"][0]["executors"][0];
+    assert_eq!(executor["tasks"][0]["discovery"], task["discovery"]);
     let statuses = task["statuses"].as_array().unwrap();
     let running = statuses.last().unwrap();
     assert_eq!(running["state"], "TASK_RUNNING");
