@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::Command;
 
-use crate::user::Identity;
+use tepui_wall::Identity;
 
 /// All groups of all agents of this machine are below this one.
 const ROOT: &str = "tepui";

@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use tepui_agent_core::{ExecutorKind, ExecutorRef, ExecutorView, Input, Limitation};
 use tepui_api::v1::{self, task_status::Reason};
 use tepui_model::{Resources, format_bytes};
-use tepui_wall::Plan;
+use tepui_wall::{Identity, Plan};
 use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
 use tokio::sync::mpsc;
@@ -30,7 +30,7 @@ use crate::owner::Event;
 use crate::prepare::{Preparer, add_variables};
 use crate::sandbox;
 use crate::tenants::TenantError;
-use crate::user::{Identity, UserError, give_unless_theirs, user_of};
+use crate::user::{UserError, give_unless_theirs, own_directory, user_of};
 
 /// What the kernel counts memory in, as resources do: binary megabytes.
 pub(crate) const MEGABYTE: f64 = 1_048_576.0;
@@ -463,7 +463,7 @@ impl Shared {
         }
         let identity = self.identity(order)?;
         if let Some(identity) = &identity {
-            identity.own(&path).await?;
+            own_directory(identity, &path).await?;
         }
         let wall = self.wall(order)?;
         if let Some(user) = wall.as_ref().and_then(|plan| plan.user) {
@@ -526,7 +526,7 @@ impl Shared {
             return Ok(None);
         }
         let user = user_of(order.info.command.as_ref(), &order.framework);
-        user.map(Identity::of).transpose()
+        Ok(user.map(Identity::of).transpose()?)
     }
 
     fn command_line(&self, order: &StartOrder) -> Result<Vec<String>, StartError> {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tepui_agent_core::{Parent, PrepareFailure, Volume, volumes_of};
 use tepui_api::ext::{self, LaunchPlan, launch_plan};
 use tepui_api::v1::{self, command_info::Uri, environment, task_status::Reason};
+use tepui_wall::Identity;
 use tokio::sync::watch;
 
 use crate::compile::{CompileError, Compiler};
@@ -23,7 +24,7 @@ use crate::reach::{self, ReachError};
 use crate::sandbox;
 use crate::store::{self, Pin};
 use crate::tenants::TenantError;
-use crate::user::{Identity, UserError, give_unless_theirs, user_of};
+use crate::user::{UserError, give_unless_theirs, own_directory, user_of};
 use crate::volumes::{self, VolumeError};
 
 /// The limit by which a task asks to be metered.
@@ -221,8 +222,8 @@ impl Preparer {
         let fallback = wasm.and_then(|wasm| wasm.fallback.as_ref());
         let command = fallback.or(order.info.command.as_ref());
         if let Some(user) = user_of(command, &order.framework) {
-            let identity = Identity::of(user)?;
-            identity.own(Path::new(&ready.plan.sandbox)).await?;
+            let identity = Identity::of(user).map_err(UserError::from)?;
+            own_directory(&identity, Path::new(&ready.plan.sandbox)).await?;
             ready.plan.user = Some(user.to_owned());
         }
         Ok(ready)

@@ -1,6 +1,5 @@
 //! As whom tasks and executors run, where the agent is root and its operator lets them have users of their own.
 
-use std::ffi::CString;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
@@ -9,25 +8,16 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::Mode;
-use nix::unistd::{Gid, Uid, User, fchown, fchownat, getgrouplist};
+use nix::unistd::{Gid, Uid, User, fchown, fchownat};
 use tepui_api::v1;
+use tepui_wall::{Identity, IdentityError};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UserError {
-    #[error("the user '{name}' does not exist on this agent")]
-    Unknown { name: String },
-    #[error("the user '{name}' cannot be looked up: {cause}")]
-    LookUp { name: String, cause: Errno },
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     #[error("the sandbox cannot be given to its user: {0}")]
     Give(String),
-}
-
-/// A user other than root, with their groups.
-#[derive(Debug, Clone)]
-pub(crate) struct Identity {
-    user: Uid,
-    group: Gid,
-    groups: Vec<libc::gid_t>,
 }
 
 /// The user a command names, or else its framework. None for root, which is what a root agent's children are anyway.
@@ -51,45 +41,14 @@ pub(crate) fn own() -> String {
     }
 }
 
-impl Identity {
-    pub(crate) fn of(name: &str) -> Result<Self, UserError> {
-        let failed = |cause| UserError::LookUp {
-            name: name.to_owned(),
-            cause,
-        };
-        let user = User::from_name(name).map_err(failed)?;
-        let user = user.ok_or_else(|| UserError::Unknown {
-            name: name.to_owned(),
-        })?;
-        let c_name = CString::new(name).map_err(|_| failed(Errno::EINVAL))?;
-        let groups = getgrouplist(&c_name, user.gid).map_err(failed)?;
-        Ok(Self {
-            user: user.uid,
-            group: user.gid,
-            groups: groups.into_iter().map(Gid::as_raw).collect(),
-        })
-    }
-
-    /// Gives them a directory and all that is in it: links themselves, and not what they point at.
-    pub(crate) async fn own(&self, directory: &Path) -> Result<(), UserError> {
-        let (user, group) = (self.user.as_raw(), self.group.as_raw());
-        let directory = directory.to_path_buf();
-        let given = tokio::task::spawn_blocking(move || give(directory, user, group)).await;
-        match given {
-            Ok(given) => given.map_err(|error| UserError::Give(error.to_string())),
-            Err(error) => Err(UserError::Give(error.to_string())),
-        }
-    }
-
-    /// Makes the calling process theirs, for good. Async-signal-safe.
-    pub(crate) fn assume(&self) -> io::Result<()> {
-        // SAFETY: the list is as long as it says.
-        if unsafe { libc::setgroups(self.groups.len(), self.groups.as_ptr()) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        nix::unistd::setresgid(self.group, self.group, self.group)?;
-        nix::unistd::setresuid(self.user, self.user, self.user)?;
-        Ok(())
+/// Gives a user a directory and all that is in it: links themselves, and not what they point at.
+pub(crate) async fn own_directory(identity: &Identity, directory: &Path) -> Result<(), UserError> {
+    let (user, group) = (identity.user.as_raw(), identity.group.as_raw());
+    let directory = directory.to_path_buf();
+    let given = tokio::task::spawn_blocking(move || give(directory, user, group)).await;
+    match given {
+        Ok(given) => given.map_err(|error| UserError::Give(error.to_string())),
+        Err(error) => Err(UserError::Give(error.to_string())),
     }
 }
 
@@ -159,11 +118,5 @@ mod tests {
         assert_eq!(user("", "bob").as_deref(), Some("bob"));
         assert_eq!(user("root", "bob"), None);
         assert_eq!(user("", ""), None);
-    }
-
-    #[test]
-    fn a_user_nobody_knows_is_named() {
-        let error = Identity::of("nobody-of-that-name").unwrap_err();
-        assert!(error.to_string().contains("'nobody-of-that-name'"));
     }
 }

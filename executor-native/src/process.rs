@@ -14,8 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use nix::unistd::{Gid, Pid, Uid, User, getgrouplist};
+use nix::unistd::Pid;
 use tepui_api::ext::launch_plan::Mount;
+use tepui_wall::{Identity, IdentityError};
 use tokio::signal::unix::Signal as Signals;
 use tokio::sync::oneshot;
 
@@ -24,10 +25,8 @@ use tokio::sync::oneshot;
 pub(crate) enum StartError {
     #[error("the task has no command")]
     NoCommand,
-    #[error("the user {name} does not exist on this agent")]
-    NoUser { name: String },
-    #[error("the user {name} cannot be looked up: {source}")]
-    User { name: String, source: Errno },
+    #[error(transparent)]
+    User(#[from] IdentityError),
     #[error("cannot open {}: {source}", .path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("the volume at {path} is to be read-only, which takes an agent that runs as root")]
@@ -50,35 +49,6 @@ pub(crate) struct Start<'a> {
     pub(crate) user: Option<&'a str>,
     /// The files to write `0` to, see [`Group::doors`](crate::group::Group::doors).
     pub(crate) doors: Vec<CString>,
-}
-
-/// A user as the kernel wants it.
-struct Identity {
-    user: Uid,
-    group: Gid,
-    /// As numbers, for the child must not allocate.
-    groups: Vec<libc::gid_t>,
-}
-
-impl Identity {
-    fn of(name: &str) -> Result<Self, StartError> {
-        let failed = |source| StartError::User {
-            name: name.to_owned(),
-            source,
-        };
-        let user = User::from_name(name)
-            .map_err(failed)?
-            .ok_or_else(|| StartError::NoUser {
-                name: name.to_owned(),
-            })?;
-        let c_name = CString::new(name).map_err(|_| failed(Errno::EINVAL))?;
-        let groups = getgrouplist(&c_name, user.gid).map_err(failed)?;
-        Ok(Self {
-            user: user.uid,
-            group: user.gid,
-            groups: groups.into_iter().map(Gid::as_raw).collect(),
-        })
-    }
 }
 
 /// Starts the process: in its cgroup from its first instruction on, leader of a session of its own.
@@ -133,7 +103,7 @@ pub(crate) fn start(
         mount_read_only(&read_only)?;
         lead_session()?;
         if let Some(identity) = &identity {
-            become_user(identity)?;
+            identity.assume()?;
         }
         Ok(())
     };
@@ -242,17 +212,6 @@ fn enter(door: &CStr) -> io::Result<()> {
 /// Async-signal-safe.
 fn lead_session() -> io::Result<()> {
     nix::unistd::setsid().map(drop).map_err(io::Error::from)
-}
-
-/// Gives up root for good. Async-signal-safe.
-fn become_user(identity: &Identity) -> io::Result<()> {
-    // SAFETY: the list is as long as it says.
-    if unsafe { libc::setgroups(identity.groups.len(), identity.groups.as_ptr()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    nix::unistd::setresgid(identity.group, identity.group, identity.group)?;
-    nix::unistd::setresuid(identity.user, identity.user, identity.user)?;
-    Ok(())
 }
 
 /// How a task's main process ended and what the kernel counted for it and the children it has waited for.

@@ -13,7 +13,10 @@
 
 mod calls;
 mod files;
+mod identity;
 mod view;
+
+pub use identity::{Identity, IdentityError};
 
 use std::fmt;
 use std::path::{Path, PathBuf};

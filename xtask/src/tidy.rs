@@ -68,7 +68,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "tepui-executor-native",
-        &["tepui-api", "tepui-model", "tepui-sdk-executor"],
+        &[
+            "tepui-api",
+            "tepui-model",
+            "tepui-sdk-executor",
+            "tepui-wall",
+        ],
     ),
     (
         "tepui-sdk-scheduler",

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Gid, Pid, Uid, User};
+use nix::unistd::{Pid, Uid};
 use tepui_api::v1::task_status::Reason;
 use tepui_api::v1::{self, TaskState, container_info, tty_info};
+use tepui_wall::{Identity, IdentityError};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 
@@ -99,8 +100,8 @@ pub(super) enum StartError {
     Directory(io::Error),
     #[error(transparent)]
     Prepare(#[from] PrepareError),
-    #[error("The user '{0}' does not exist on this agent")]
-    User(String),
+    #[error(transparent)]
+    User(#[from] IdentityError),
     #[error("'{0}' is a wasm module: containers run native commands, modules run as tasks")]
     Wasm(String),
     #[error("The container's cgroup cannot be made: {0}")]
@@ -256,7 +257,7 @@ async fn start_undisturbed(
         .current_dir(home.path())
         .env_clear()
         .envs(&container.environment);
-    set_apart(&mut process, joins, None);
+    set_apart(&mut process, joins, user);
     let mut output = Some(stdout);
     match &terminal {
         Some(terminal) => {
@@ -276,9 +277,6 @@ async fn start_undisturbed(
             let stdout = output.take().map_or_else(Stdio::null, Stdio::from);
             process.stdin(input).stdout(stdout).stderr(stderr);
         }
-    }
-    if let Some(user) = user {
-        process.uid(user.uid.as_raw()).gid(user.gid.as_raw());
     }
     let spawned = process.spawn();
     let mut child = match spawned {
@@ -373,24 +371,19 @@ fn refuse_wasm(command: &v1::CommandInfo, own: &Held) -> Result<String, StartErr
 }
 
 /// The user the command asks for, else that of what the container is nested in.
-fn user(command: &v1::CommandInfo, inherited: Option<&str>) -> Result<Option<User>, StartError> {
+fn user(
+    command: &v1::CommandInfo,
+    inherited: Option<&str>,
+) -> Result<Option<Identity>, IdentityError> {
     let asked = command.user.as_deref().filter(|name| !name.is_empty());
-    let Some(name) = asked.or(inherited) else {
-        return Ok(None);
-    };
-    if !Uid::effective().is_root() {
-        return Ok(None);
-    }
-    match User::from_name(name) {
-        Ok(Some(user)) => Ok(Some(user)),
-        _ => Err(StartError::User(name.to_owned())),
-    }
+    let name = asked.or(inherited);
+    let name = name.filter(|_| Uid::effective().is_root());
+    name.map(Identity::of).transpose()
 }
 
-fn give(file: i32, user: &User) -> io::Result<()> {
+fn give(file: i32, user: &Identity) -> io::Result<()> {
     let path = format!("/proc/self/fd/{file}");
-    let (uid, gid): (Uid, Gid) = (user.uid, user.gid);
-    nix::unistd::chown(path.as_str(), Some(uid), Some(gid)).map_err(io::Error::from)
+    nix::unistd::chown(path.as_str(), Some(user.user), Some(user.group)).map_err(io::Error::from)
 }
 
 /// The files by which the process joins its cgroup, that group if it is its own, and its memory limit.
