@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use tepui_allocator::{
     AgentKey, AgentTraits, Allocation, Allocator as Core, Config, FrameworkCapabilities,
-    FrameworkKey, FrameworkTerms, Quota,
+    FrameworkKey, FrameworkTerms, Obstacle, Quota,
 };
 use tepui_model::{Resources, Role, Tick, parse_quantities, parse_resources};
 
@@ -45,6 +45,8 @@ struct Measured {
     full: Span,
     empty: Span,
     one_change: Span,
+    /// Why one framework is offered nothing of one agent.
+    one_answer: Span,
     offers: usize,
     rss_bytes: u64,
 }
@@ -74,6 +76,10 @@ impl Allocator {
             wall: median(|run| run.one_change.wall),
             cpu: median(|run| run.one_change.cpu),
         };
+        let answer = Span {
+            wall: median(|run| run.one_answer.wall),
+            cpu: median(|run| run.one_answer.cpu),
+        };
         let rss_bytes = runs.iter().map(|run| run.rss_bytes).max().unwrap_or(0);
         let offers = runs.iter().map(|run| run.offers).max().unwrap_or(0);
         let Self {
@@ -92,6 +98,7 @@ impl Allocator {
                 "full_cycle_ms": ms(full.wall), "full_cycle_cpu_ms": ms(full.cpu),
                 "empty_cycle_ms": ms(empty.wall), "empty_cycle_cpu_ms": ms(empty.cpu),
                 "one_change_us": us(change.wall), "one_change_cpu_us": us(change.cpu),
+                "one_answer_us": us(answer.wall), "one_answer_cpu_us": us(answer.cpu),
                 "offers": offers, "rss_bytes": rss_bytes,
             });
             println!("{line}");
@@ -137,10 +144,12 @@ impl Allocator {
             held.extend(allocator.allocate(Tick(3 + change as u64)));
         }
         let one_change = watch.span() / u32::try_from(changes)?.max(1);
+        let one_answer = explain(&mut allocator, held.swap_remove(0))?;
         Ok(Measured {
             full,
             empty,
             one_change,
+            one_answer,
             offers,
             rss_bytes: resident_bytes()?,
         })
@@ -197,6 +206,27 @@ impl Allocator {
             .map(|role| (role.clone(), quota.clone()))
             .collect())
     }
+}
+
+/// How long it takes to say why a framework is offered nothing of an agent: what it held there it now refuses.
+fn explain(allocator: &mut Core, refused: Allocation) -> anyhow::Result<Span> {
+    let Allocation {
+        framework,
+        role,
+        agent,
+        resources,
+    } = refused;
+    let for_ever = Some(Tick(u64::MAX));
+    allocator.recover(agent, framework, &role, &resources, for_ever);
+    let watch = Stopwatch::start();
+    for _ in 0..CHANGES {
+        let obstacle = allocator.obstacle(std::hint::black_box(agent), framework, &role);
+        ensure!(
+            matches!(obstacle, Some(Obstacle::Refused { .. })),
+            "the framework refuses the agent, and that is not what is said: {obstacle:?}"
+        );
+    }
+    Ok(watch.span() / u32::try_from(CHANGES)?)
 }
 
 fn resident_bytes() -> anyhow::Result<u64> {
