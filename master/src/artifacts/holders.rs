@@ -36,7 +36,7 @@ pub(super) async fn describe(shared: &Shared, sha256: &str) -> Result<serde_json
         .map(|agent| Holder {
             id: agent.id.to_string(),
             hostname: agent.info.hostname.clone(),
-            endpoint: agent.endpoint.to_string(),
+            endpoint: address(shared, agent),
         })
         .collect();
     if record.is_none() && agents.is_empty() {
@@ -105,23 +105,28 @@ fn nearest(shared: &Shared, view: &View, asking: LinkKey, sha256: &str) -> Vec<S
         .map(|agent| (distance(agent), uuid::Uuid::new_v4(), agent))
         .collect();
     others.sort_by_key(|(distance, chance, _)| (*distance, *chance));
-    let reachable = others.into_iter().filter_map(|(_, _, agent)| {
-        let address = agent.link.and_then(|link| shared.links.address(link));
-        reachable(&agent.endpoint, address)
-    });
-    reachable.take(MOST_NAMED).collect()
+    let nearest = others.into_iter().take(MOST_NAMED);
+    nearest
+        .map(|(_, _, agent)| address(shared, agent))
+        .collect()
 }
 
-/// Where others reach an agent: one that listens everywhere only knows what it calls itself.
-fn reachable(endpoint: &str, linked_from: Option<IpAddr>) -> Option<String> {
+/// Where others reach an agent.
+fn address(shared: &Shared, agent: &AgentRecord) -> String {
+    let linked_from = agent.link.and_then(|link| shared.links.address(link));
+    reachable(&agent.endpoint, linked_from)
+}
+
+/// An agent that listens everywhere only knows what it calls itself.
+fn reachable(endpoint: &str, linked_from: Option<IpAddr>) -> String {
     let Ok(told) = endpoint.parse::<SocketAddr>() else {
-        return Some(endpoint.to_owned());
+        return endpoint.to_owned();
     };
     let ip = match linked_from {
         Some(ip) if told.ip().is_loopback() || told.ip().is_unspecified() => ip,
         _ => told.ip(),
     };
-    Some(SocketAddr::new(ip, told.port()).to_string())
+    SocketAddr::new(ip, told.port()).to_string()
 }
 
 #[cfg(test)]
@@ -131,7 +136,7 @@ mod tests {
     #[test]
     fn an_agent_is_reached_where_it_listens_or_where_its_link_comes_from() {
         let linked = Some(IpAddr::from([10, 0, 0, 7]));
-        let at = |endpoint, linked| reachable(endpoint, linked).unwrap();
+        let at = reachable;
         assert_eq!(at("10.0.0.9:5051", linked), "10.0.0.9:5051");
         assert_eq!(at("127.0.0.1:5051", linked), "10.0.0.7:5051");
         assert_eq!(at("127.0.0.1:5051", None), "127.0.0.1:5051");
