@@ -11,10 +11,10 @@
 //! use tepui_sdk_scheduler::{Choice, Held, Placement};
 //!
 //! let mut placement = Placement::new(Duration::from_secs(3));
-//! let offered = |bytes| [Held { bytes, most_bytes: 1000 }];
+//! let offered = |gigabytes: u64| [Held { bytes: gigabytes << 30, most_bytes: 10 << 30 }];
 //! let at = Duration::from_secs;
 //! assert_eq!(placement.choose(at(10), &offered(0)), Choice::Wait(at(3)));
-//! assert_eq!(placement.choose(at(11), &offered(100)), Choice::Wait(at(2)));
+//! assert_eq!(placement.choose(at(11), &offered(1)), Choice::Wait(at(2)));
 //! assert_eq!(placement.choose(at(13), &offered(0)), Choice::Take(0));
 //! ```
 
@@ -26,6 +26,10 @@ use tepui_api::v1::Offer;
 /// An offer is good enough if its agent holds nine tenths of the most that any holds: the last crumb, say a module of
 /// some kilobytes beside a data set of gigabytes, is not worth a wait.
 const ENOUGH_TENTHS: u128 = 9;
+
+/// Nobody waits longer for bytes than it would take to bring them over a network as slow as this, and compiling
+/// modules is about as slow: for a module of some kilobytes a wait of seconds would be absurd.
+const SLOW_BYTES_PER_SECOND: f64 = 10e6;
 
 /// How good an offer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -83,7 +87,7 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// `wait`: for how long after the first offer that would do a better one is waited for. Zero: not at all.
+    /// `wait`: for how long, at most, a better offer is waited for after the first that would do. Zero: not at all.
     pub fn new(wait: Duration) -> Self {
         Self { wait, since: None }
     }
@@ -91,15 +95,18 @@ impl Placement {
     /// Chooses among offers, all of which the task fits on. `now` is the time on any clock that does not go back.
     ///
     /// The offer whose agent holds most is taken if that is enough or the wait is over; of several that hold the same,
-    /// the first. The wait begins with the first offer, not with the first call.
+    /// the first. The wait begins with the first offer, not with the first call, and is no longer than it would take to
+    /// fetch what the best offer lacks, at 10 MB/s.
     pub fn choose(&mut self, now: Duration, offers: &[Held]) -> Choice {
         // The last of equals is what `max_by_key` finds.
         let best = offers.iter().enumerate().rev();
         let Some((at, best)) = best.max_by_key(|(_, held)| held.bytes) else {
-            return Choice::Wait(self.left(now));
+            return Choice::Wait(self.left(now, self.wait));
         };
         self.since.get_or_insert(now);
-        let left = self.left(now);
+        let missing = best.most_bytes.saturating_sub(best.bytes);
+        let worth = Duration::from_secs_f64(missing as f64 / SLOW_BYTES_PER_SECOND);
+        let left = self.left(now, self.wait.min(worth));
         if best.is_enough() || left.is_zero() {
             Choice::Take(at)
         } else {
@@ -107,11 +114,11 @@ impl Placement {
         }
     }
 
-    fn left(&self, now: Duration) -> Duration {
+    fn left(&self, now: Duration, wait: Duration) -> Duration {
         let waited = self
             .since
             .map_or(Duration::ZERO, |since| now.saturating_sub(since));
-        self.wait.saturating_sub(waited)
+        wait.saturating_sub(waited)
     }
 }
 
@@ -123,10 +130,11 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn held(bytes: &[u64], most_bytes: u64) -> Vec<Held> {
-        let held = bytes.iter().map(|bytes| Held {
-            bytes: *bytes,
-            most_bytes,
+    /// In GB.
+    fn held(amounts: &[u64], most: u64) -> Vec<Held> {
+        let held = amounts.iter().map(|amount| Held {
+            bytes: amount << 30,
+            most_bytes: most << 30,
         });
         held.collect()
     }
@@ -141,8 +149,11 @@ mod tests {
         );
         // Where nobody holds anything, any will do.
         assert_eq!(placement.choose(now, &held(&[0, 0], 0)), Choice::Take(0));
-        let huge = held(&[u64::MAX / 10 * 9, 0], u64::MAX);
-        assert_eq!(placement.choose(now, &huge[1..]), Choice::Wait(SECOND));
+        let huge = Held {
+            bytes: 0,
+            most_bytes: u64::MAX,
+        };
+        assert_eq!(placement.choose(now, &[huge]), Choice::Wait(SECOND));
     }
 
     #[test]
@@ -163,6 +174,23 @@ mod tests {
         assert_eq!(placement.choose(103 * SECOND, &poor), Choice::Take(1));
         let mut hasty = Placement::new(Duration::ZERO);
         assert_eq!(hasty.choose(SECOND, &poor), Choice::Take(1));
+    }
+
+    #[test]
+    fn little_is_not_waited_for_longer_than_it_takes_to_bring_it() {
+        let mut placement = Placement::new(3 * SECOND);
+        let offer = |bytes| {
+            [Held {
+                bytes,
+                most_bytes: 5_000_000,
+            }]
+        };
+        let half = SECOND / 2;
+        assert_eq!(placement.choose(SECOND, &offer(0)), Choice::Wait(half));
+        assert_eq!(
+            placement.choose(SECOND + half / 2, &offer(2_500_000)),
+            Choice::Take(0)
+        );
     }
 
     #[test]

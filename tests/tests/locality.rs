@@ -239,7 +239,7 @@ fn a_run_waits_for_the_agent_that_holds_its_input_but_not_for_ever() {
     let mut cluster = Cluster::master_alone(&[]);
     add_agent(&mut cluster, "first", &[]);
     let input = cluster.folder.path().join("input");
-    std::fs::write(&input, vec![b'x'; 1 << 20]).unwrap();
+    std::fs::write(&input, vec![b'x'; 64 << 20]).unwrap();
     let input = input.display().to_string();
     let artifact = cluster.json(&["artifact", "put", "--json", &input]);
     let sha256 = artifact["sha256"].as_str().unwrap();
@@ -247,7 +247,7 @@ fn a_run_waits_for_the_agent_that_holds_its_input_but_not_for_ever() {
         let mut words = vec!["run", "--input", sha256, "--locality-wait", wait];
         words.extend(["--", "wc", "-c", "input"]);
         let ended = cluster.tepui(&words);
-        assert_eq!(ended.stdout, "1048576 input\n", "{ended:?}");
+        assert_eq!(ended.stdout, "67108864 input\n", "{ended:?}");
     };
     let holders = |cluster: &Cluster| {
         let held = held(cluster, &format!("?sha256={sha256}"), "ARTIFACT");
