@@ -4,25 +4,22 @@
 //! The results are the only compiled code that executors load, and only the agent writes them.
 
 use std::collections::BTreeMap;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tepui_model::format_bytes;
-use tokio::io::AsyncReadExt;
-use tokio::process::Command;
-use tokio::sync::{OnceCell, Semaphore, watch};
+use tepui_wall::{Access, Grant, Plan};
+use tokio::sync::{OnceCell, watch};
 
+use crate::compile_queue::{MAX_WAITING, Queue, Urgency};
+use crate::compile_worker::Worker;
 use crate::store::{Pin, Store};
 
-/// What is kept of what a child says; the rest of a flood is read and dropped.
-const MAX_SAID_BYTES: usize = 16 << 10;
 /// How many modules that cannot be compiled are remembered, so that relaunching one costs nothing.
 const MAX_REMEMBERED_FAILURES: usize = 4096;
-/// The priority of the child: it gets what nobody else wants.
-const NICE: libc::c_int = 19;
+/// What the compiler prints when code needs the engine of the baseline compiler.
+const BASELINE: &[u8] = br#"{"form":"baseline"}"#;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CompileError {
@@ -39,6 +36,10 @@ pub(crate) enum CompileError {
     Failed { status: i32, said: String },
     #[error("the compiler could not be run: {0}")]
     NotRun(String),
+    #[error(
+        "{MAX_WAITING} modules of this framework wait to be compiled on this agent already: launch fewer at a time"
+    )]
+    Busy,
 }
 
 impl CompileError {
@@ -55,23 +56,64 @@ pub(crate) struct CompileLimits {
     /// Of writable memory (`RLIMIT_DATA`): address space alone would not do, engines reserve far more than they use.
     pub(crate) memory_bytes: u64,
     pub(crate) module_bytes: u64,
+    /// A module with more is first compiled quickly, and well only later.
+    pub(crate) quick_above_bytes: u64,
+    /// Whether compilers can be shut in on this machine.
+    pub(crate) shut_in: bool,
 }
 
 #[derive(Debug, Clone, serde::Deserialize)]
 struct Keys {
     plain: String,
     metered: String,
+    /// Of forms that are made quickly; a compiler without it makes none.
+    quick: Option<String>,
 }
 
-#[derive(Debug, serde::Deserialize)]
-struct Refusal {
-    error: String,
-    message: String,
+impl Keys {
+    fn optimised(&self, module: &Pin, metered: bool) -> String {
+        let key = if metered { &self.metered } else { &self.plain };
+        format!("{}-{key}", module.name())
+    }
+
+    fn quick(&self, module: &Pin, metered: bool) -> Option<String> {
+        let kind = if metered { "metered" } else { "plain" };
+        let key = self.quick.as_ref()?;
+        Some(format!("{}-{key}-{kind}", module.name()))
+    }
+}
+
+/// Code an executor can load.
+#[derive(Debug, Clone)]
+pub(crate) struct Compiled {
+    pub(crate) pin: Pin,
+    /// Whether it is the baseline compiler's, which has an engine of its own.
+    pub(crate) baseline: bool,
+}
+
+/// One form of one module to be made.
+#[derive(Debug, Clone)]
+struct Job {
+    module: Pin,
+    metered: bool,
+    quick: bool,
+    /// Names the module, the compiler and its settings.
+    name: String,
+    owner: String,
+    urgency: Urgency,
+}
+
+impl Job {
+    /// The file its outcome is kept in.
+    fn file(&self, baseline: bool) -> String {
+        let form = if baseline { "-baseline" } else { "" };
+        format!("{}{form}.cwasm", self.name)
+    }
 }
 
 #[derive(Debug)]
 struct Flight {
-    outcome: watch::Receiver<Option<Result<Pin, CompileError>>>,
+    outcome: watch::Receiver<Option<Result<Compiled, CompileError>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -81,24 +123,28 @@ pub(crate) struct Compiler {
 
 #[derive(Debug)]
 struct Shared {
-    program: PathBuf,
+    worker: Worker,
     store: Store,
     limits: CompileLimits,
     keys: OnceCell<Keys>,
-    workers: Semaphore,
+    queue: Arc<Queue>,
     flights: Mutex<BTreeMap<String, Weak<Flight>>>,
     failures: Mutex<BTreeMap<String, CompileError>>,
 }
 
 impl Compiler {
     pub(crate) fn new(program: PathBuf, store: Store, limits: CompileLimits) -> Self {
-        let workers = Semaphore::new(limits.workers.max(1));
         let shared = Shared {
-            program,
+            worker: Worker {
+                program,
+                time: limits.time,
+                memory_bytes: limits.memory_bytes,
+                shut_in: limits.shut_in,
+            },
             store,
+            queue: Queue::new(limits.workers),
             limits,
             keys: OnceCell::new(),
-            workers,
             flights: Mutex::default(),
             failures: Mutex::default(),
         };
@@ -111,7 +157,9 @@ impl Compiler {
     pub(crate) async fn module_of<'a>(&self, file: &'a str) -> Option<&'a str> {
         let (module, key) = file.strip_suffix(".cwasm")?.split_once('-')?;
         let keys = self.keys().await.ok()?;
-        (key == keys.plain || key == keys.metered).then_some(module)
+        let quick = keys.quick.as_ref();
+        let made_quickly = quick.is_some_and(|quick| key.starts_with(&format!("{quick}-")));
+        (key == keys.plain || key == keys.metered || made_quickly).then_some(module)
     }
 
     async fn keys(&self) -> Result<&Keys, CompileError> {
@@ -119,31 +167,70 @@ impl Compiler {
         keys.await
     }
 
-    /// The compiled form of a module in the fetcher's store.
-    pub(crate) async fn compile(&self, module: &Pin, metered: bool) -> Result<Pin, CompileError> {
-        let limit = self.shared.limits.module_bytes;
-        if module.bytes() > limit {
+    /// A compiled form of a module in the fetcher's store: the optimised one if it is there, or soon will be; of a large
+    /// module else one that is made quickly, and the optimised one for those that come later. `owner` is the framework
+    /// that asks; `tell` hears, in sentences, what takes long.
+    pub(crate) async fn compile(
+        &self,
+        module: &Pin,
+        metered: bool,
+        owner: &str,
+        tell: &(dyn Fn(&str) + Sync),
+    ) -> Result<Compiled, CompileError> {
+        let limits = &self.shared.limits;
+        if module.bytes() > limits.module_bytes {
             return Err(CompileError::TooLarge {
                 bytes: module.bytes(),
-                limit,
+                limit: limits.module_bytes,
             });
         }
         let keys = self.keys().await?;
-        let key = if metered { &keys.metered } else { &keys.plain };
-        let name = format!("{}-{key}.cwasm", module.name());
-        if let Some(pin) = self.shared.store.get(&name) {
-            return Ok(pin);
+        let job = Job {
+            module: module.clone(),
+            metered,
+            quick: false,
+            name: keys.optimised(module, metered),
+            owner: owner.to_owned(),
+            urgency: Urgency::Awaited,
+        };
+        let large = limits.workers > 1 && module.bytes() > limits.quick_above_bytes;
+        let quick = keys.quick(module, metered).filter(|_| large);
+        match self.shared.found(&job) {
+            // That it could not be optimised says nothing of its quick form.
+            Some(Err(_)) if quick.is_some() => {}
+            Some(found) => return found,
+            None => {}
         }
-        if let Some(error) = self
-            .shared
-            .failures
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&name)
-        {
-            return Err(error.clone());
-        }
-        let flight = self.join(module, &name, metered);
+        let Some(quick) = quick else {
+            return self.await_one(job).await;
+        };
+        let later = Job {
+            urgency: Urgency::Idle,
+            ..job.clone()
+        };
+        let job = Job {
+            quick: true,
+            name: quick,
+            ..job
+        };
+        let compiled = match self.shared.found(&job) {
+            Some(found) => found?,
+            None => {
+                let bytes = format_bytes(module.bytes());
+                tell(&format!("compiling a module of {bytes}"));
+                let began = Instant::now();
+                let compiled = self.await_one(job).await?;
+                let took = began.elapsed().as_secs_f64();
+                tell(&format!("compiled the module in {took:.1} s"));
+                compiled
+            }
+        };
+        self.improve(later);
+        Ok(compiled)
+    }
+
+    async fn await_one(&self, job: Job) -> Result<Compiled, CompileError> {
+        let flight = self.join(job);
         let mut outcome = flight.outcome.clone();
         match outcome.wait_for(Option::is_some).await {
             Ok(outcome) => outcome.clone().expect("waited for"),
@@ -151,47 +238,57 @@ impl Compiler {
         }
     }
 
-    fn join(&self, module: &Pin, name: &str, metered: bool) -> Arc<Flight> {
+    /// Has it done when nobody needs a worker, unless that was in vain before.
+    fn improve(&self, job: Job) {
+        if self.shared.found(&job).is_some() {
+            return;
+        }
+        let compiler = self.clone();
+        tokio::spawn(async move {
+            let (name, shared) = (job.name.clone(), compiler.shared.clone());
+            match compiler.await_one(job).await {
+                Ok(_) => tracing::info!(name, "a module has its optimised form"),
+                Err(error) => {
+                    tracing::warn!(name, %error, "a module keeps its quickly made form");
+                    shared.remember(&name, error);
+                }
+            }
+        });
+    }
+
+    fn join(&self, job: Job) -> Arc<Flight> {
         let mut flights = self
             .shared
             .flights
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(flight) = flights.get(name).and_then(Weak::upgrade) {
+        if let Some(flight) = flights.get(&job.name).and_then(Weak::upgrade) {
             return flight;
         }
         let (sender, outcome) = watch::channel(None);
         let flight = Arc::new(Flight { outcome });
         let mine = Arc::downgrade(&flight);
-        flights.insert(name.to_owned(), mine.clone());
-        let (shared, module, name) = (self.shared.clone(), module.clone(), name.to_owned());
+        flights.insert(job.name.clone(), mine.clone());
+        let shared = self.shared.clone();
         tokio::spawn(async move {
             let outcome = tokio::select! {
                 () = sender.closed() => None,
-                outcome = shared.run(&module, &name, metered) => Some(outcome),
+                outcome = shared.run(&job) => Some(outcome),
             };
-            if let Some(Err(error)) = outcome
-                .as_ref()
-                .filter(|outcome| outcome.as_ref().is_err_and(CompileError::is_final))
+            if let Some(Err(error)) = &outcome
+                && error.is_final()
             {
-                let mut failures = shared
-                    .failures
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                if failures.len() >= MAX_REMEMBERED_FAILURES {
-                    failures.clear();
-                }
-                failures.insert(name.clone(), error.clone());
+                shared.remember(&job.name, error.clone());
             }
             let mut flights = shared
                 .flights
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             if flights
-                .get(&name)
+                .get(&job.name)
                 .is_some_and(|current| current.ptr_eq(&mine))
             {
-                flights.remove(&name);
+                flights.remove(&job.name);
             }
             drop(flights);
             if let Some(outcome) = outcome {
@@ -204,18 +301,15 @@ impl Compiler {
 
 impl Shared {
     async fn ask_keys(&self) -> Result<Keys, CompileError> {
-        let mut command = self.command();
-        command.args(["compile", "--print-key"]);
-        let child = self.child(command).await?;
-        if !child.status.success() {
-            return Err(self.failure(&child));
-        }
-        let keys: Keys = serde_json::from_slice(&child.output).map_err(|error| {
+        let words = ["compile", "--print-key"].map(Into::into);
+        let said = self.worker.run(words.to_vec(), None).await?;
+        let keys: Keys = serde_json::from_slice(&said).map_err(|error| {
             CompileError::NotRun(format!("its keys are not understood: {error}"))
         })?;
         let plain =
             |key: &str| !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        if plain(&keys.plain) && plain(&keys.metered) {
+        let all = [Some(&keys.plain), Some(&keys.metered), keys.quick.as_ref()];
+        if all.into_iter().flatten().all(|key| plain(key)) {
             Ok(keys)
         } else {
             Err(CompileError::NotRun(
@@ -224,31 +318,58 @@ impl Shared {
         }
     }
 
-    async fn run(&self, module: &Pin, name: &str, metered: bool) -> Result<Pin, CompileError> {
-        let _worker = self
-            .workers
-            .acquire()
-            .await
-            .map_err(|error| CompileError::NotRun(error.to_string()))?;
+    /// What is there already: the form, or why there is none.
+    fn found(&self, job: &Job) -> Option<Result<Compiled, CompileError>> {
+        for baseline in [false, true] {
+            if let Some(pin) = self.store.get(&job.file(baseline)) {
+                return Some(Ok(Compiled { pin, baseline }));
+            }
+            if !job.quick {
+                break;
+            }
+        }
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.get(&job.name).cloned().map(Err)
+    }
+
+    fn remember(&self, name: &str, error: CompileError) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.len() >= MAX_REMEMBERED_FAILURES {
+            failures.clear();
+        }
+        failures.insert(name.to_owned(), error);
+    }
+
+    async fn run(&self, job: &Job) -> Result<Compiled, CompileError> {
+        let turn = self.queue.turn(&job.owner, job.module.bytes(), job.urgency);
+        let _turn = turn.await.ok_or(CompileError::Busy)?;
         let not_run = |error: std::io::Error| CompileError::NotRun(error.to_string());
         // The child writes beside its output and renames; a directory of its own takes both, and whatever a crash leaves.
         let scratch = self.store.scratch().map_err(not_run)?;
         let output = scratch.path().join("module.cwasm");
-        let mut command = self.command();
-        command
-            .arg("compile")
-            .arg("--input")
-            .arg(module.path())
-            .arg("--output")
-            .arg(&output);
-        if metered {
-            command.arg("--metered");
-        }
-        let child = self.child(command).await?;
-        if !child.status.success() {
-            return Err(self.failure(&child));
-        }
-        let (store, name) = (self.store.clone(), name.to_owned());
+        let grant = |path: &Path, access| Grant {
+            path: path.to_path_buf(),
+            access,
+        };
+        let plan = Plan {
+            grants: vec![
+                grant(&job.module.path(), Access::Read),
+                grant(scratch.path(), Access::Write),
+            ],
+            ..Plan::default()
+        };
+        let mut words = vec![
+            "compile".into(),
+            "--input".into(),
+            job.module.path().into_os_string(),
+            "--output".into(),
+            output.clone().into_os_string(),
+        ];
+        words.extend(job.metered.then(|| "--metered".into()));
+        words.extend(job.quick.then(|| "--quick".into()));
+        let said = self.worker.run(words, Some(plan)).await?;
+        let baseline = job.quick && said.trim_ascii() == BASELINE;
+        let (store, name) = (self.store.clone(), job.file(baseline));
         let kept = tokio::task::spawn_blocking(move || {
             let mut file = store.unfinished()?;
             std::io::copy(&mut std::fs::File::open(&output)?, file.as_file_mut())?;
@@ -256,129 +377,11 @@ impl Shared {
             // Executors with users of their own read it; who does not know its name does not find it.
             store.keep(file, &name, 0o444)
         });
-        kept.await
+        let pin = kept
+            .await
             .map_err(|error| CompileError::NotRun(error.to_string()))?
-            .map_err(not_run)
-    }
-
-    fn command(&self) -> Command {
-        let memory = self.limits.memory_bytes;
-        let mut command = std::process::Command::new(&self.program);
-        command
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
-        // SAFETY: between fork and exec only setpriority, setrlimit and prctl are called: plain system calls that
-        // neither allocate nor take locks.
-        unsafe {
-            command.pre_exec(move || {
-                limit(libc::RLIMIT_DATA, memory)?;
-                limit(libc::RLIMIT_CORE, 0)?;
-                libc::setpriority(libc::PRIO_PROCESS, 0, NICE);
-                Ok(())
-            });
-        }
-        let mut command = Command::from(command);
-        command.kill_on_drop(true);
-        command
-    }
-
-    async fn child(&self, mut command: Command) -> Result<Child, CompileError> {
-        let not_run = |error: std::io::Error| {
-            CompileError::NotRun(format!("{}: {error}", self.program.display()))
-        };
-        let mut child = command.spawn().map_err(not_run)?;
-        let group = child.id();
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let whole = async {
-            let (output, said, status) =
-                tokio::join!(read_some(stdout), read_some(stderr), child.wait());
-            status.map(|status| Child {
-                status,
-                output,
-                said,
-            })
-        };
-        match tokio::time::timeout(self.limits.time, whole).await {
-            Ok(child) => child.map_err(not_run),
-            Err(_) => {
-                kill_group(group);
-                Err(CompileError::TimedOut {
-                    limit: self.limits.time,
-                })
-            }
-        }
-    }
-
-    fn failure(&self, child: &Child) -> CompileError {
-        if let Some(signal) = child.status.signal() {
-            return CompileError::Killed {
-                signal,
-                memory: self.limits.memory_bytes,
-            };
-        }
-        let refusal = child
-            .output
-            .split(|byte| *byte == b'\n')
-            .rev()
-            .find(|line| !line.is_empty());
-        if let Some(Ok(refusal)) = refusal.map(serde_json::from_slice::<Refusal>) {
-            return CompileError::Refused {
-                kind: refusal.error,
-                message: refusal.message,
-            };
-        }
-        let said = String::from_utf8_lossy(&child.said).trim().to_owned();
-        CompileError::Failed {
-            status: child.status.code().unwrap_or(-1),
-            said,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Child {
-    status: ExitStatus,
-    output: Vec<u8>,
-    said: Vec<u8>,
-}
-
-async fn read_some(stream: Option<impl tokio::io::AsyncRead + Unpin>) -> Vec<u8> {
-    let mut kept = Vec::new();
-    let Some(mut stream) = stream else {
-        return kept;
-    };
-    let mut buffer = [0; 4096];
-    while let Ok(count @ 1..) = stream.read(&mut buffer).await {
-        let room = MAX_SAID_BYTES.saturating_sub(kept.len());
-        kept.extend_from_slice(&buffer[..count.min(room)]);
-    }
-    kept
-}
-
-fn kill_group(leader: Option<u32>) {
-    let Some(leader) = leader.and_then(|leader| i32::try_from(leader).ok()) else {
-        return;
-    };
-    // It may have ended in this very moment; then there is nothing to kill.
-    let _ = nix::sys::signal::killpg(
-        nix::unistd::Pid::from_raw(leader),
-        nix::sys::signal::Signal::SIGKILL,
-    );
-}
-
-fn limit(resource: libc::__rlimit_resource_t, value: u64) -> std::io::Result<()> {
-    let limits = libc::rlimit {
-        rlim_cur: value,
-        rlim_max: value,
-    };
-    // SAFETY: the pointer is to a live value of the type the call wants.
-    if unsafe { libc::setrlimit(resource, &raw const limits) } == 0 {
-        Ok(())
-    } else {
-        Err(std::io::Error::last_os_error())
+            .map_err(not_run)?;
+        Ok(Compiled { pin, baseline })
     }
 }
 
@@ -420,6 +423,8 @@ mod tests {
             time,
             memory_bytes: 1 << 30,
             module_bytes: 1000,
+            quick_above_bytes: 1 << 20,
+            shut_in: false,
         };
         let compiler = Compiler::new(program, store, limits);
         Bench {
@@ -436,6 +441,12 @@ mod tests {
             self.modules.keep(file, name, 0o444).unwrap()
         }
 
+        async fn compile(&self, module: &Pin, metered: bool) -> Result<Pin, CompileError> {
+            let compiled = self.compiler.compile(module, metered, "f", &|_| {}).await?;
+            assert!(!compiled.baseline);
+            Ok(compiled.pin)
+        }
+
         fn runs(&self) -> usize {
             std::fs::read_to_string(self.directory.path().join("runs"))
                 .map_or(0, |text| text.lines().count())
@@ -448,9 +459,7 @@ mod tests {
     async fn a_module_is_compiled_once_for_each_key_however_many_ask() {
         let bench = bench(r#"echo "$6" > "$5""#, LONG);
         let module = bench.module("abc", 10);
-        let all =
-            futures::future::join_all((0..10).map(|_| bench.compiler.compile(&module, false)))
-                .await;
+        let all = futures::future::join_all((0..10).map(|_| bench.compile(&module, false))).await;
         let plain = all.into_iter().next().unwrap().unwrap();
         assert_eq!(bench.runs(), 1);
         assert_eq!(
@@ -461,7 +470,7 @@ mod tests {
             plain.path().metadata().unwrap().permissions().mode() & 0o777,
             0o444
         );
-        let metered = bench.compiler.compile(&module, true).await.unwrap();
+        let metered = bench.compile(&module, true).await.unwrap();
         assert_eq!(metered.name(), "abc-m1.cwasm");
         assert_eq!(
             std::fs::read_to_string(metered.path()).unwrap().trim(),
@@ -478,7 +487,7 @@ mod tests {
         );
         let module = bench.module("abc", 10);
         for _ in 0..3 {
-            let error = bench.compiler.compile(&module, false).await.unwrap_err();
+            let error = bench.compile(&module, false).await.unwrap_err();
             assert_eq!(error.to_string(), "missing import env::foo");
         }
         assert_eq!(bench.runs(), 1);
@@ -488,7 +497,6 @@ mod tests {
     async fn a_compiler_that_does_not_end_is_ended() {
         let bench = bench("sleep 600", Duration::from_millis(700));
         let error = bench
-            .compiler
             .compile(&bench.module("abc", 10), false)
             .await
             .unwrap_err();
@@ -499,7 +507,6 @@ mod tests {
     async fn a_compiler_that_dies_is_described() {
         let killed = bench("kill -9 $$", LONG);
         let error = killed
-            .compiler
             .compile(&killed.module("abc", 10), false)
             .await
             .unwrap_err();
@@ -509,7 +516,6 @@ mod tests {
         );
         let broken = bench("echo no luck >&2; exit 7", LONG);
         let error = broken
-            .compiler
             .compile(&broken.module("abc", 10), false)
             .await
             .unwrap_err();
@@ -526,7 +532,6 @@ mod tests {
             LONG,
         );
         let compiled = bench
-            .compiler
             .compile(&bench.module("abc", 10), false)
             .await
             .unwrap();
@@ -541,7 +546,6 @@ mod tests {
     async fn a_module_that_is_too_large_is_refused_before_any_child_runs() {
         let bench = bench("exit 1", LONG);
         let error = bench
-            .compiler
             .compile(&bench.module("abc", 1001), false)
             .await
             .unwrap_err();
@@ -561,6 +565,8 @@ mod tests {
             time: LONG,
             memory_bytes: 1 << 30,
             module_bytes: 1000,
+            quick_above_bytes: 1 << 20,
+            shut_in: false,
         };
         let compiler = Compiler::new(PathBuf::from("/nowhere/tepui"), store.clone(), limits);
         let mut file = store.unfinished().unwrap();
@@ -568,11 +574,105 @@ mod tests {
         let module = store.keep(file, "abc", 0o444).unwrap();
         assert!(
             compiler
-                .compile(&module, false)
+                .compile(&module, false, "f", &|_| {})
                 .await
                 .unwrap_err()
                 .to_string()
                 .contains("/nowhere/tepui")
         );
+    }
+
+    /// As [`bench`], with a second worker, a compiler that knows quick forms, and a large module from 100 bytes on.
+    fn tiered(script: &str) -> Bench {
+        let mut bench = bench(script, LONG);
+        let program = bench.directory.path().join("program");
+        let text = std::fs::read_to_string(&program).unwrap();
+        let text = text.replace("\"metered\":\"m1\"", "\"metered\":\"m1\",\"quick\":\"q1\"");
+        std::fs::write(&program, text).unwrap();
+        let limits = CompileLimits {
+            workers: 2,
+            quick_above_bytes: 100,
+            ..bench.compiler.shared.limits.clone()
+        };
+        let store = bench.compiler.shared.store.clone();
+        bench.compiler = Compiler::new(program, store, limits);
+        bench
+    }
+
+    #[tokio::test]
+    async fn a_large_module_has_a_quick_form_first_and_its_optimised_one_later() {
+        let go = r#"case "$6" in
+  --quick) echo quick > "$5"; echo '{"form":"baseline"}' ;;
+  *) until [ -e "${0%/*}/go" ]; do sleep 0.02; done; echo good > "$5" ;;
+esac"#;
+        let bench = tiered(go);
+        let module = bench.module("abc", 200);
+        let said = Mutex::new(Vec::new());
+        let tell = |sentence: &str| said.lock().unwrap().push(sentence.to_owned());
+        let compile = || bench.compiler.compile(&module, false, "f", &tell);
+        let first = compile().await.unwrap();
+        assert_eq!(first.pin.name(), "abc-q1-plain-baseline.cwasm");
+        assert!(first.baseline);
+        assert!(
+            compile().await.unwrap().baseline,
+            "it is not compiled again"
+        );
+        assert_eq!(said.lock().unwrap().len(), 2);
+        assert!(said.lock().unwrap()[0].contains("200 B"));
+        std::fs::write(bench.directory.path().join("go"), "").unwrap();
+        let optimised = loop {
+            let compiled = compile().await.unwrap();
+            if !compiled.baseline {
+                break compiled;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert_eq!(optimised.pin.name(), "abc-p1.cwasm");
+        assert_eq!(bench.runs(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_small_module_is_compiled_well_at_once_and_a_bomb_keeps_its_quick_form() {
+        let script = r#"case "$6" in
+  --quick) echo quick > "$5" ;;
+  *) [ "$(wc -c < "$3")" -lt 100 ] || exit 9; echo good > "$5" ;;
+esac"#;
+        let bench = tiered(script);
+        let small = bench.compile(&bench.module("small", 50), false).await;
+        assert_eq!(small.unwrap().name(), "small-p1.cwasm");
+        let bomb = bench.module("bomb", 200);
+        for _ in 0..3 {
+            let quick = bench.compile(&bomb, false).await.unwrap();
+            assert_eq!(quick.name(), "bomb-q1-plain.cwasm");
+            let failures = &bench.compiler.shared.failures;
+            while failures.lock().unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        assert_eq!(bench.runs(), 3, "one in vain is enough");
+    }
+
+    #[tokio::test]
+    async fn a_neighbours_module_does_not_wait_for_bombs() {
+        let script = r#"case "$3" in */bomb*) sleep 600 ;; esac; echo good > "$5""#;
+        let bench = tiered(script);
+        let bombs: Vec<_> = (0..8)
+            .map(|number| {
+                let (compiler, bomb) = (
+                    bench.compiler.clone(),
+                    bench.module(&format!("bomb{number}"), 10),
+                );
+                tokio::spawn(async move { compiler.compile(&bomb, false, "bomber", &|_| {}).await })
+            })
+            .collect();
+        while bench.runs() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for number in 0..3 {
+            let module = bench.module(&format!("good{number}"), 10);
+            bench.compile(&module, false).await.unwrap();
+        }
+        assert_eq!(bench.runs(), 4, "one bomb and three modules");
+        bombs.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }

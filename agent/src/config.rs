@@ -70,6 +70,8 @@ pub struct Config {
     /// How many modules are compiled at once.
     pub compile_workers: usize,
     pub compile_timeout: Duration,
+    /// A module with more is first compiled quickly, and well later; needs a second worker.
+    pub compile_quick_above_bytes: u64,
     /// Writable memory of one compiler process.
     pub compile_memory_bytes: u64,
     /// Whether cgroups are used where they can be; without them processes are only grouped.
@@ -149,7 +151,8 @@ impl Default for Config {
             fetch: tepui_fetch::Settings::default(),
             frameworks_home: None,
             max_module_bytes: 256 << 20,
-            compile_workers: 1,
+            compile_workers: 2,
+            compile_quick_above_bytes: 1 << 20,
             compile_timeout: Duration::from_secs(5 * 60),
             compile_memory_bytes: 4 << 30,
             cgroups: true,

@@ -720,6 +720,8 @@ mod tests {
             time: Duration::from_secs(9),
             memory_bytes: 1 << 30,
             module_bytes: 1 << 20,
+            quick_above_bytes: 1 << 20,
+            shut_in: false,
         };
         let surroundings = Arc::new(Surroundings {
             variables: BTreeMap::from([("EVERYBODY".to_owned(), "has it".to_owned())]),

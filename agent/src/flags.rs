@@ -80,6 +80,11 @@ impl Config {
                 "authenticate_http_readwrite",
                 self.authentication.readwrite.to_string(),
             ),
+            ("compile_workers", self.compile_workers.to_string()),
+            (
+                "compile_quick_above",
+                format!("{}B", self.compile_quick_above_bytes),
+            ),
             ("default_role", self.default_role.clone()),
             ("fetcher_cache_size", format!("{}B", self.cache_bytes)),
             ("gc_disk_headroom", self.gc_disk_headroom.to_string()),
@@ -109,6 +114,7 @@ impl Config {
             ("work_dir", self.work_dir.display().to_string()),
         ]);
         let durations = [
+            ("compile_timeout", self.compile_timeout),
             (
                 "container_disk_watch_interval",
                 self.container_disk_watch_interval,

@@ -17,6 +17,8 @@ mod archive;
 mod artifacts;
 mod checkpoint;
 mod compile;
+mod compile_queue;
+mod compile_worker;
 mod config;
 mod confine;
 mod containers;

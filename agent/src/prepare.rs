@@ -457,7 +457,10 @@ impl Preparer {
         let environment = self.environment_of(order, path, order.info.command.as_ref(), false)?;
         let arguments = line.guest_arguments(&program.name, &environment)?;
         let metered = order.info.limits.contains_key(FUEL);
-        let compiled = self.compiler.compile(&program.pin, metered).await?;
+        let tell = |sentence: &str| sandbox::complain(path, &format!("tepui: {sentence}"));
+        let owner = order.framework.id.as_ref().map_or("", |id| &id.value);
+        let compiled = self.compiler.compile(&program.pin, metered, owner, &tell);
+        let compiled = compiled.await?;
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
         let plan = LaunchPlan {
             body: launch_plan::Body::Wasm.into(),
@@ -466,7 +469,8 @@ impl Preparer {
             container_id: order.container_id.clone(),
             module_path: Some(text(program.pin.path())),
             module_sha256: Some(program.pin.name().to_owned()),
-            compiled_path: Some(text(compiled.path())),
+            compiled_path: Some(text(compiled.pin.path())),
+            baseline: Some(compiled.baseline),
             metered: Some(metered),
             arguments,
             environment: variables(environment),
@@ -479,7 +483,7 @@ impl Preparer {
         };
         Ok(Ready {
             plan,
-            pins: vec![program.pin, compiled],
+            pins: vec![program.pin, compiled.pin],
         })
     }
 
@@ -900,6 +904,8 @@ mod tests {
             time: Duration::from_secs(60),
             memory_bytes: 1 << 30,
             module_bytes: 1 << 20,
+            quick_above_bytes: 1 << 20,
+            shut_in: false,
         };
         let preparer = Preparer {
             work_dir: directory.path().to_path_buf(),

@@ -196,6 +196,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         time: config.compile_timeout,
         memory_bytes: config.compile_memory_bytes,
         module_bytes: config.max_module_bytes,
+        quick_above_bytes: config.compile_quick_above_bytes,
+        shut_in: wall.is_some(),
     };
     let compiled = Store::open(compiled_directory(&work_dir), config.cache_bytes)?;
     let fetched = Store::open(work_dir.join("fetch"), config.cache_bytes)?;

@@ -318,6 +318,8 @@ pub(crate) fn site(events: mpsc::Sender<crate::owner::Event>) -> crate::site::Si
         time: Duration::from_secs(9),
         memory_bytes: 1 << 30,
         module_bytes: 1 << 20,
+        quick_above_bytes: 1 << 20,
+        shut_in: false,
     };
     let store = |name: &str| Store::open(work_dir.join(name), 1 << 20).unwrap();
     let surroundings = Arc::new(surroundings(&work_dir));

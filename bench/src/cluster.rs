@@ -8,6 +8,37 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tempfile::TempDir;
 
+/// One of a cluster's processes, looked at.
+pub(crate) struct Process {
+    /// Bytes.
+    pub(crate) resident: u64,
+    /// Seconds of processor time it has used.
+    pub(crate) cpu_s: f64,
+}
+
+impl Process {
+    fn of(pid: u32) -> anyhow::Result<Self> {
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}"));
+        let status = read("status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kibibytes = line.context("VmRSS is in status")?;
+        let kibibytes = kibibytes.trim().trim_end_matches("kB").trim();
+        let stat = read("stat")?;
+        let fields = stat.rsplit(')').next().unwrap_or_default();
+        // utime and stime, in clock ticks of a hundredth of a second.
+        let ticks: u64 = fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .filter_map(|field| field.parse::<u64>().ok())
+            .sum();
+        Ok(Self {
+            resident: kibibytes.parse::<u64>()? * 1024,
+            cpu_s: ticks as f64 / 100.0,
+        })
+    }
+}
+
 pub(crate) struct Cluster {
     pub(crate) master: String,
     pub(crate) folder: TempDir,
@@ -79,6 +110,28 @@ impl Cluster {
             .strip_prefix("listening on ")
             .map(str::to_owned)
             .context("the process did not start")
+    }
+
+    /// The master, the agent, and then the agent's children.
+    pub(crate) fn processes(&self) -> anyhow::Result<Vec<Process>> {
+        let mut pids: Vec<u32> = self.processes.iter().map(Child::id).collect();
+        // Everybody's parent; the name before it may hold anything but ends in the last parenthesis.
+        let parents: Vec<(u32, u32)> = std::fs::read_dir("/proc")?
+            .flatten()
+            .filter_map(|entry| {
+                let pid = entry.file_name().to_str()?.parse().ok()?;
+                let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+                let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?;
+                Some((pid, parent.parse().ok()?))
+            })
+            .collect();
+        let mut next = 1;
+        while let Some(parent) = pids.get(next).copied() {
+            next += 1;
+            let children = parents.iter().filter(|(_, of)| *of == parent);
+            pids.extend(children.map(|(pid, _)| *pid));
+        }
+        pids.into_iter().map(Process::of).collect()
     }
 
     /// Resident memory of the master and of the agent, in bytes.

@@ -6,9 +6,15 @@ mod clock;
 #[cfg(feature = "cluster")]
 mod cluster;
 #[cfg(feature = "cluster")]
+mod density;
+#[cfg(feature = "cluster")]
 mod locality;
 #[cfg(feature = "cluster")]
+mod shares;
+#[cfg(feature = "cluster")]
 mod tasks;
+#[cfg(feature = "cluster")]
+mod workload;
 
 use clap::{Parser, Subcommand};
 
@@ -29,6 +35,12 @@ enum Measurement {
     /// The same jobs placed where their inputs are and at random: bytes moved, and time
     Locality(locality::Locality),
     #[cfg(feature = "cluster")]
+    /// How processor time is divided among guests of 3:2:1 cpus, and how long a fourth one waits
+    Shares(shares::Shares),
+    #[cfg(feature = "cluster")]
+    /// What parked tasks cost, and what short ones leave behind
+    Density(density::Density),
+    #[cfg(feature = "cluster")]
     /// Resident memory of an idle master and an idle agent
     Idle,
 }
@@ -40,6 +52,10 @@ fn main() -> anyhow::Result<()> {
         Measurement::Allocator(allocator) => allocator.run(),
         #[cfg(feature = "cluster")]
         Measurement::Locality(locality) => locality.run(),
+        #[cfg(feature = "cluster")]
+        Measurement::Shares(shares) => shares.run(),
+        #[cfg(feature = "cluster")]
+        Measurement::Density(density) => density.run(),
         #[cfg(feature = "cluster")]
         Measurement::Idle => cluster::idle(),
     }

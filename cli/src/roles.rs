@@ -240,6 +240,15 @@ pub(crate) struct Agent {
     #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
     switch_user: bool,
+    /// Modules compiled at a time; one framework never has all of several
+    #[arg(long, default_value_t = 2)]
+    compile_workers: usize,
+    /// Time compiling one module may take
+    #[arg(long, default_value = "5mins", value_parser = duration)]
+    compile_timeout: Duration,
+    /// Size above which a module is first compiled quickly, to run at once, and well only later
+    #[arg(long, default_value = "1MB", value_parser = size)]
+    compile_quick_above: u64,
     /// Users wasm executors run as, FIRST-LAST, one for each role, if this agent is root; `none` leaves them root
     #[arg(long, default_value_t = ExecutorUsers::default(), value_name = "RANGE")]
     executor_uids: ExecutorUsers,
@@ -379,6 +388,9 @@ impl Agent {
             config.enforce_container_ports = self.enforce_container_ports;
             config.container_ports_watch_interval = self.container_ports_watch_interval;
             config.switch_user = self.switch_user;
+            config.compile_workers = self.compile_workers;
+            config.compile_timeout = self.compile_timeout;
+            config.compile_quick_above_bytes = self.compile_quick_above;
             config.program = self.executor_program;
             config.executor_uids = self.executor_uids.0;
             config.registration_backoff_factor = self.registration_backoff_factor;
@@ -403,6 +415,9 @@ pub(crate) struct Compile {
     /// Count fuel
     #[arg(long)]
     metered: bool,
+    /// In a fraction of the time, for code that runs slower
+    #[arg(long)]
+    quick: bool,
     /// The exported function that will be called
     #[arg(long)]
     entrypoint: Option<String>,
@@ -417,14 +432,32 @@ impl Compile {
             let key = tepui_executor_wasm::compatibility_key;
             println!(
                 "{}",
-                serde_json::json!({ "plain": key(false), "metered": key(true) })
+                serde_json::json!({
+                    "plain": key(false), "metered": key(true),
+                    "quick": tepui_executor_wasm::quick_key(),
+                })
             );
             return Ok(ExitCode::SUCCESS);
         }
+        // A stranger's bytes are about to be looked at.
+        if let Some(plan) = tepui_wall::Plan::from_env()? {
+            plan.enter()?;
+        }
         let input = self.input.context("--input names the module")?;
         let output = self.output.context("--output names the compiled file")?;
-        match tepui_executor_wasm::compile(&input, &output, self.metered) {
-            Ok(()) => Ok(ExitCode::SUCCESS),
+        let compiled = if self.quick {
+            tepui_executor_wasm::compile_quickly(&input, &output, self.metered).map(Some)
+        } else {
+            tepui_executor_wasm::compile(&input, &output, self.metered).map(|()| None)
+        };
+        match compiled {
+            Ok(baseline) => {
+                if let Some(baseline) = baseline {
+                    let form = if baseline { "baseline" } else { "quick" };
+                    println!("{}", serde_json::json!({ "form": form }));
+                }
+                Ok(ExitCode::SUCCESS)
+            }
             Err(error) => {
                 println!(
                     "{}",

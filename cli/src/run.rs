@@ -366,6 +366,9 @@ struct Job<'a> {
     began: Instant,
 }
 
+/// How long a launched task may take to run before its output is looked at all the same.
+const IMPATIENCE: Duration = Duration::from_secs(1);
+
 impl Job<'_> {
     async fn follow_to_the_end(&mut self) -> anyhow::Result<ExitCode> {
         let mut output = None;
@@ -387,6 +390,11 @@ impl Job<'_> {
                             .unwrap_or_else(|_| "no agent has offered it yet".to_owned()),
                     };
                     eprintln!("tepui: waiting for {}: {why}", self.wish());
+                    continue;
+                }
+                // What it waits for is said there, before it runs.
+                () = tokio::time::sleep(IMPATIENCE), if self.launched.is_some() && output.is_none() => {
+                    output = Some(self.stream());
                     continue;
                 }
                 () = stopped(&mut terminate) => {

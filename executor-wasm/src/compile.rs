@@ -11,7 +11,10 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module, UnknownImportError};
 
-use crate::engines::{EngineError, Metering, component_linker, linker, on_demand_engine};
+use crate::engines::{
+    EngineError, Metering, baseline_engine, component_linker, linker, on_demand_engine,
+    unoptimised_engine,
+};
 use crate::task::Entry;
 use crate::world::{Shape, Worlds, provider_of_function, provider_of_interface};
 
@@ -124,11 +127,48 @@ pub fn compile(input: &Path, output: &Path, metered: bool) -> Result<(), Compile
         path: input.to_owned(),
         error,
     })?;
-    let code = compile_bytes(&bytes, metering(metered))?;
+    let code = compile_bytes(&bytes, &on_demand_engine(metering(metered))?)?;
     write(output, &code).map_err(|error| CompileError::Write {
         path: output.to_owned(),
         error,
     })
+}
+
+/// As [`compile`], in a fraction of the time, for code that runs several times slower. Whether the baseline compiler did
+/// it: it does not know every proposal, and what it does not know the other compiler does without optimising.
+pub fn compile_quickly(input: &Path, output: &Path, metered: bool) -> Result<bool, CompileError> {
+    let bytes = std::fs::read(input).map_err(|error| CompileError::Read {
+        path: input.to_owned(),
+        error,
+    })?;
+    let metering = metering(metered);
+    // What it cannot do, it may also say by a panic. This process has nothing else to do.
+    let baseline =
+        std::panic::catch_unwind(|| compile_bytes(&bytes, &baseline_engine(metering).ok()?).ok());
+    let (code, baseline) = match baseline {
+        Ok(Some(code)) => (code, true),
+        _ => (
+            compile_bytes(&bytes, &unoptimised_engine(metering)?)?,
+            false,
+        ),
+    };
+    write(output, &code).map_err(|error| CompileError::Write {
+        path: output.to_owned(),
+        error,
+    })?;
+    Ok(baseline)
+}
+
+/// Names the compilers of [`compile_quickly`] and their settings, in hex.
+pub fn quick_key() -> String {
+    let mut hasher = KeyHasher(Sha256::new());
+    for metering in [Metering::Plain, Metering::Metered] {
+        let engines = [baseline_engine(metering), unoptimised_engine(metering)];
+        for engine in engines.iter().flatten() {
+            engine.precompile_compatibility_hash().hash(&mut hasher);
+        }
+    }
+    hex::encode(hasher.0.finalize())
 }
 
 /// Names the compiler and all its settings, in hex: code of one key is not loaded by an executor of another.
@@ -166,7 +206,7 @@ impl Hasher for KeyHasher {
     }
 }
 
-fn compile_bytes(bytes: &[u8], metering: Metering) -> Result<Vec<u8>, CompileError> {
+fn compile_bytes(bytes: &[u8], engine: &Engine) -> Result<Vec<u8>, CompileError> {
     if Engine::detect_precompiled(bytes).is_some() {
         return Err(CompileError::Precompiled);
     }
@@ -181,12 +221,11 @@ fn compile_bytes(bytes: &[u8], metering: Metering) -> Result<Vec<u8>, CompileErr
         return Err(CompileError::NotAModule);
     };
     let shape = Shape::of(&binary).map_err(|error| invalid(&error))?;
-    let engine = on_demand_engine(metering)?;
     if shape.component {
-        return compile_component(&engine, &binary, &shape);
+        return compile_component(engine, &binary, &shape);
     }
-    let module = Module::new(&engine, &binary).map_err(|error| invalid(&format!("{error:#}")))?;
-    if let Err(error) = linker(&engine)?.instantiate_pre(&module) {
+    let module = Module::new(engine, &binary).map_err(|error| invalid(&format!("{error:#}")))?;
+    if let Err(error) = linker(engine)?.instantiate_pre(&module) {
         return Err(match error.downcast_ref::<UnknownImportError>() {
             Some(unknown) => CompileError::MissingImport {
                 module: unknown.module().to_owned(),
@@ -303,20 +342,24 @@ fn write(output: &Path, code: &[u8]) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
+    fn compile_for(bytes: &[u8], metering: Metering) -> Result<Vec<u8>, CompileError> {
+        compile_bytes(bytes, &on_demand_engine(metering)?)
+    }
+
     fn refusal(bytes: &[u8]) -> CompileError {
-        compile_bytes(bytes, Metering::Plain).expect_err("it must be refused")
+        compile_for(bytes, Metering::Plain).expect_err("it must be refused")
     }
 
     #[test]
     fn text_and_binary_are_compiled() {
-        let code = compile_bytes(
+        let code = compile_for(
             b";; a comment\n(module (func (export \"_start\")))",
             Metering::Plain,
         );
         assert!(code.is_ok());
         // The smallest module with `_start`, in binary.
         let binary = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x07\x0a\x01\x06_start\0\0\x0a\x04\x01\x02\0\x0b";
-        assert!(compile_bytes(binary, Metering::Metered).is_ok());
+        assert!(compile_for(binary, Metering::Metered).is_ok());
     }
 
     #[test]
@@ -370,7 +413,7 @@ mod tests {
 
     #[test]
     fn compiled_code_is_not_taken_for_a_module() {
-        let code = compile_bytes(b"(module (func (export \"_start\")))", Metering::Plain)
+        let code = compile_for(b"(module (func (export \"_start\")))", Metering::Plain)
             .expect("it compiles");
         assert_eq!(refusal(&code).kind(), "precompiled");
     }
@@ -384,7 +427,7 @@ mod tests {
             "module has no _start export: it exports memory, add"
         );
         assert!(
-            compile_bytes(b"(module (func (export \"go\")))", Metering::Plain).is_ok(),
+            compile_for(b"(module (func (export \"go\")))", Metering::Plain).is_ok(),
             "another entrypoint may be named at launch"
         );
     }

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use wasmtime::{
-    Config, Enabled, Engine, InstanceAllocationStrategy, Linker, PoolingAllocationConfig,
-    StoreContextMut, WasmBacktraceDetails, component,
+    Config, Enabled, Engine, InstanceAllocationStrategy, Linker, OptLevel, PoolingAllocationConfig,
+    RegallocAlgorithm, StoreContextMut, Strategy, WasmBacktraceDetails, component,
 };
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p2::Network;
@@ -49,6 +49,23 @@ pub enum Metering {
     Metered,
 }
 
+/// Which engine runs compiled code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Build {
+    pub(crate) metering: Metering,
+    /// Whether the baseline compiler made it.
+    pub(crate) baseline: bool,
+}
+
+impl From<Metering> for Build {
+    fn from(metering: Metering) -> Self {
+        Self {
+            metering,
+            baseline: false,
+        }
+    }
+}
+
 /// Why there is no engine.
 #[derive(Debug, thiserror::Error)]
 #[error("no wasm engine can be made: {message}")]
@@ -73,6 +90,24 @@ pub(crate) fn tunables(metering: Metering) -> Config {
     config.wasm_backtrace_details(WasmBacktraceDetails::Disable);
     config.wasm_backtrace_max_frames(std::num::NonZeroUsize::new(BACKTRACE_FRAMES));
     config
+}
+
+/// An engine of the baseline compiler: its code is made in a fraction of the time, runs several times slower, and calls
+/// by other rules, so that no other engine can run it.
+pub(crate) fn baseline_engine(metering: Metering) -> Result<Engine, EngineError> {
+    let mut config = tunables(metering);
+    config.strategy(Strategy::Winch);
+    Engine::new(&config).map_err(|error| EngineError::new(&error))
+}
+
+/// The optimising compiler without its optimisations, for what the baseline compiler does not know. Its code runs in the
+/// same engines as optimised code.
+pub(crate) fn unoptimised_engine(metering: Metering) -> Result<Engine, EngineError> {
+    let mut config = tunables(metering);
+    config
+        .cranelift_opt_level(OptLevel::None)
+        .cranelift_regalloc_algorithm(RegallocAlgorithm::SinglePass);
+    Engine::new(&config).map_err(|error| EngineError::new(&error))
 }
 
 pub(crate) fn on_demand_engine(metering: Metering) -> Result<Engine, EngineError> {
@@ -183,8 +218,8 @@ pub(crate) struct Flavour {
 
 /// Every engine of the process, made when first needed, and the count of memory mappings they use.
 pub(crate) struct Engines {
-    plain: OnceLock<Flavour>,
-    metered: OnceLock<Flavour>,
+    /// By metering, and whether they are the baseline compiler's.
+    flavours: [[OnceLock<Flavour>; 2]; 2],
     making: std::sync::Mutex<()>,
     pool_slots: usize,
     maps_budget: usize,
@@ -195,7 +230,7 @@ pub(crate) struct Engines {
 pub(crate) struct Place {
     engines: Arc<Engines>,
     maps: usize,
-    slot_of: Option<Metering>,
+    slot_of: Option<Build>,
 }
 
 impl Place {
@@ -209,7 +244,7 @@ impl Drop for Place {
         self.engines
             .maps_taken
             .fetch_sub(self.maps, Ordering::Relaxed);
-        let flavour = self.slot_of.map(|metering| self.engines.cell(metering));
+        let flavour = self.slot_of.map(|build| self.engines.cell(build));
         if let Some(flavour) = flavour.and_then(OnceLock::get) {
             flavour.slots_taken.fetch_sub(1, Ordering::Relaxed);
         }
@@ -219,8 +254,7 @@ impl Drop for Place {
 impl Engines {
     pub(crate) fn new(pool_slots: usize, maps_budget: usize) -> Self {
         Self {
-            plain: OnceLock::new(),
-            metered: OnceLock::new(),
+            flavours: Default::default(),
             making: std::sync::Mutex::new(()),
             pool_slots: pool_slots.min(POOL_SLOTS_MAX),
             maps_budget,
@@ -228,16 +262,20 @@ impl Engines {
         }
     }
 
-    fn cell(&self, metering: Metering) -> &OnceLock<Flavour> {
-        match metering {
-            Metering::Plain => &self.plain,
-            Metering::Metered => &self.metered,
-        }
+    fn cell(&self, build: Build) -> &OnceLock<Flavour> {
+        let [plain, metered] = &self.flavours;
+        let [optimised, quick] = match build.metering {
+            Metering::Plain => plain,
+            Metering::Metered => metered,
+        };
+        if build.baseline { quick } else { optimised }
     }
 
     /// The engines of one kind; makes them, which takes a while, if need be.
-    pub(crate) fn flavour(&self, metering: Metering) -> Result<&Flavour, EngineError> {
-        let cell = self.cell(metering);
+    pub(crate) fn flavour(&self, build: impl Into<Build>) -> Result<&Flavour, EngineError> {
+        let build = build.into();
+        let (metering, baseline) = (build.metering, build.baseline);
+        let cell = self.cell(build);
         if let Some(flavour) = cell.get() {
             return Ok(flavour);
         }
@@ -248,8 +286,15 @@ impl Engines {
         if let Some(flavour) = cell.get() {
             return Ok(flavour);
         }
-        let (pooled, slots) = self.make_pool(metering)?;
-        let on_demand = Linked::new(on_demand_engine(metering)?)?;
+        // Baseline code is of modules so large that a slot would save them nothing.
+        let (pooled, slots) = match baseline {
+            true => (None, 0),
+            false => self.make_pool(metering)?,
+        };
+        let on_demand = Linked::new(match baseline {
+            true => baseline_engine(metering)?,
+            false => on_demand_engine(metering)?,
+        })?;
         self.maps_taken
             .fetch_add(slots * MAPS_POOL_SLOT, Ordering::Relaxed);
         Ok(cell.get_or_init(|| Flavour {
@@ -286,11 +331,12 @@ impl Engines {
     /// Reserves what one more instance with so many memories takes. `None`: the process is full.
     pub(crate) fn place(
         self: &Arc<Self>,
-        metering: Metering,
+        build: impl Into<Build>,
         may_pool: bool,
         memories: u32,
     ) -> Option<Place> {
-        let flavour = self.cell(metering).get()?;
+        let build = build.into();
+        let flavour = self.cell(build).get()?;
         let slot_of = (may_pool && flavour.pooled.is_some() && {
             let taken =
                 flavour
@@ -300,7 +346,7 @@ impl Engines {
                     });
             taken.is_ok()
         })
-        .then_some(metering);
+        .then_some(build);
         let maps = if slot_of.is_some() {
             MAPS_POOLED
         } else {
@@ -318,7 +364,7 @@ impl Engines {
 
     /// Lets every guest that runs come to its next slice.
     pub(crate) fn tick(&self) {
-        for flavour in [self.plain.get(), self.metered.get()].into_iter().flatten() {
+        for flavour in self.flavours.iter().flatten().filter_map(OnceLock::get) {
             flavour.on_demand.engine.increment_epoch();
             if let Some(pooled) = &flavour.pooled {
                 pooled.engine.increment_epoch();
@@ -380,5 +426,24 @@ mod tests {
                 .expect("a slot")
                 .is_pooled()
         );
+    }
+
+    #[test]
+    fn unoptimised_code_loads_where_optimised_does_and_baseline_code_only_in_its_own_engine() {
+        let module = b"(module (memory 1) (func (export \"_start\")))";
+        for metering in [Metering::Plain, Metering::Metered] {
+            let (usual, own) = (
+                on_demand_engine(metering).expect("an engine"),
+                baseline_engine(metering).expect("an engine"),
+            );
+            let quick = unoptimised_engine(metering).expect("an engine");
+            let quick = quick.precompile_module(module).expect("it compiles");
+            let baseline = own.precompile_module(module).expect("it compiles");
+            // SAFETY: the bytes come from the compilers a few lines above.
+            let load = |engine, code: &[u8]| unsafe { wasmtime::Module::deserialize(engine, code) };
+            load(&usual, &quick).expect("it fits");
+            load(&own, &baseline).expect("it fits");
+            assert!(load(&usual, &baseline).is_err());
+        }
     }
 }

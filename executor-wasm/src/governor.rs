@@ -4,7 +4,7 @@
 //! the epoch clock and goes to the end of the queue; one that sleeps in a host call is ended by dropping its future.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
@@ -14,16 +14,16 @@ use crate::engines::{Engines, Metering, maps_budget, pool_slots};
 use crate::limits::{MemoryLimit, Meter};
 use crate::modules::Modules;
 use crate::output::Quota;
+use crate::pace::Pace;
+use crate::shares::{Share, Shares};
 use crate::spec::TaskSpec;
 use crate::switch::Switch;
 use crate::task::{self, End, Surroundings};
 use crate::timed::Timed;
 use crate::verdict::{Ending, Usage};
 
-/// Length of a slice.
-const TICK: Duration = Duration::from_millis(2);
 /// Polls of guests between two looks at timers and sockets. tokio's own 61 would be 61 slices.
-const EVENT_INTERVAL: u32 = 4;
+const EVENT_INTERVAL: u32 = 2;
 /// Threads for file system calls.
 const BLOCKING_THREADS: usize = 64;
 
@@ -94,6 +94,7 @@ pub struct Outcome {
 pub struct TaskHandle {
     switch: Arc<Switch>,
     meter: Arc<Meter>,
+    share: Arc<Share>,
 }
 
 impl TaskHandle {
@@ -110,7 +111,7 @@ impl TaskHandle {
 
     /// The processor time it has used so far, in nanoseconds.
     pub(crate) fn cpu_ns(&self) -> u64 {
-        self.meter.cpu_ns()
+        self.share.used_ns()
     }
 
     /// The bytes of its memories and tables. They never shrink, so that the most is what it has now.
@@ -132,6 +133,7 @@ struct Inner {
     outputs: Arc<Quota>,
     sandboxes: Arc<Quota>,
     pace: Arc<Pace>,
+    shares: Arc<Shares>,
 }
 
 impl Runtime {
@@ -151,7 +153,7 @@ impl Runtime {
             .spawn({
                 let engines = Arc::clone(&engines);
                 let pace = Arc::clone(&pace);
-                move || pace.keep(&engines)
+                move || pace.keep(|| engines.tick())
             })?;
         Ok(Self {
             inner: Arc::new(Inner {
@@ -160,6 +162,7 @@ impl Runtime {
                 // A third is left for output files: without one, a write opens its file for itself.
                 outputs: Quota::new(settings.descriptors / 3),
                 sandboxes: Quota::new(settings.descriptors - settings.descriptors / 3),
+                shares: Shares::new(settings.threads, Arc::clone(&pace)),
                 pace,
             }),
             guests: Some(guests),
@@ -176,8 +179,9 @@ impl Runtime {
         let handle = TaskHandle {
             switch: Arc::clone(&switch),
             meter: Arc::default(),
+            share: self.inner.shares.join(spec.cpus, spec.cpu_cap),
         };
-        let meter = Arc::clone(&handle.meter);
+        let (meter, share) = (Arc::clone(&handle.meter), Arc::clone(&handle.share));
         let inner = Arc::clone(&self.inner);
         let spec = Arc::new(spec);
         let guests = self
@@ -185,7 +189,7 @@ impl Runtime {
             .as_ref()
             .expect("it is there until it is dropped");
         guests.spawn(async move {
-            let outcome = supervise(&inner, &spec, &switch, &meter, &mut report).await;
+            let outcome = supervise(&inner, &spec, &switch, &meter, &share, &mut report).await;
             report(Progress::Ended(Box::new(outcome)));
         });
         handle
@@ -207,6 +211,7 @@ async fn supervise(
     spec: &Arc<TaskSpec>,
     switch: &Arc<Switch>,
     meter: &Arc<Meter>,
+    share: &Arc<Share>,
     report: &mut (impl FnMut(Progress) + Send),
 ) -> Outcome {
     let began = Instant::now();
@@ -217,13 +222,13 @@ async fn supervise(
         sandboxes: Arc::clone(&inner.sandboxes),
         meter: Arc::clone(meter),
         switch: Arc::clone(switch),
+        share: Arc::clone(share),
     };
     let mut started = || report(Progress::Started);
     let end = {
-        let _running = inner.pace.run();
         let guest = Timed::new(
             task::run(spec, surroundings, &mut started),
-            Arc::clone(meter),
+            Arc::clone(share),
         );
         // A mistake of ours in a host function must not leave a task without an ending.
         let guest = AssertUnwindSafe(guest).catch_unwind();
@@ -262,69 +267,9 @@ async fn supervise(
             fuel_limit: spec.fuel_limit,
             memory_peak: meter.memory_peak(),
             memory_limit: spec.memory_limit,
-            cpu_time: Duration::from_nanos(meter.cpu_ns()),
+            cpu_time: Duration::from_nanos(share.used_ns()),
             wall_time: began.elapsed(),
             requests: meter.requests.told(),
         },
-    }
-}
-
-/// The epoch clock. It stands still while no guest is there, so that an idle executor costs nothing.
-#[derive(Default)]
-struct Pace {
-    state: Mutex<PaceState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct PaceState {
-    running: usize,
-    stopped: bool,
-}
-
-impl Pace {
-    fn lock(&self) -> std::sync::MutexGuard<'_, PaceState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn keep(&self, engines: &Engines) {
-        loop {
-            {
-                let mut state = self.lock();
-                while state.running == 0 && !state.stopped {
-                    state = self
-                        .changed
-                        .wait(state)
-                        .unwrap_or_else(PoisonError::into_inner);
-                }
-                if state.stopped {
-                    return;
-                }
-            }
-            std::thread::sleep(TICK);
-            engines.tick();
-        }
-    }
-
-    fn run(&self) -> Running<'_> {
-        let mut state = self.lock();
-        state.running += 1;
-        if state.running == 1 {
-            self.changed.notify_one();
-        }
-        Running(self)
-    }
-
-    fn stop(&self) {
-        self.lock().stopped = true;
-        self.changed.notify_one();
-    }
-}
-
-struct Running<'a>(&'a Pace);
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.lock().running -= 1;
     }
 }

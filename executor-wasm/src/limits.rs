@@ -46,7 +46,6 @@ pub(crate) struct Meter {
     memory: AtomicU64,
     memory_peak: AtomicU64,
     fuel_left: AtomicU64,
-    cpu_ns: AtomicU64,
     pub(crate) requests: RequestCounts,
 }
 
@@ -80,14 +79,6 @@ impl Meter {
         let _ = self
             .fuel_left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
-    }
-
-    pub(crate) fn cpu_ns(&self) -> u64 {
-        self.cpu_ns.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn add_cpu_ns(&self, nanoseconds: u64) {
-        self.cpu_ns.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 }
 

@@ -13,7 +13,7 @@ use wasmtime::component::{self, Component};
 use wasmtime::{Engine, ExternType, InstancePre, Module, Precompiled, UnknownImportError};
 
 use crate::compile::missing_function;
-use crate::engines::{Engines, Linked, Metering};
+use crate::engines::{Build, Engines, Linked, Metering};
 use crate::store::State;
 use crate::world::Worlds;
 
@@ -29,6 +29,17 @@ pub struct ModuleFile {
     pub compiled: PathBuf,
     /// Whether the code counts fuel.
     pub metering: Metering,
+    /// Whether the baseline compiler made it.
+    pub baseline: bool,
+}
+
+impl ModuleFile {
+    pub(crate) fn build(&self) -> Build {
+        Build {
+            metering: self.metering,
+            baseline: self.baseline,
+        }
+    }
 }
 
 /// Code ready to be instantiated.
@@ -101,7 +112,7 @@ struct Kept {
 
 #[derive(Default)]
 struct Shelf {
-    kept: HashMap<(String, Metering), Kept>,
+    kept: HashMap<(String, Metering, bool), Kept>,
     clock: u64,
 }
 
@@ -144,7 +155,7 @@ impl Modules {
         let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
         shelf.clock += 1;
         let now = shelf.clock;
-        let key = (name, file.metering);
+        let key = (name, file.metering, file.baseline);
         if shelf.kept.len() >= CAPACITY && !shelf.kept.contains_key(&key) {
             let oldest = shelf.kept.iter().min_by_key(|(_, kept)| kept.used);
             if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
@@ -182,7 +193,7 @@ fn open(path: &Path) -> Result<File, String> {
 
 fn load(engines: &Engines, file: &ModuleFile) -> Result<Loaded, String> {
     let flavour = engines
-        .flavour(file.metering)
+        .flavour(file.build())
         .map_err(|error| error.to_string())?;
     let opened = Opened(open(&file.compiled)?);
     let unfit = |error: wasmtime::Error| {
@@ -339,6 +350,7 @@ mod tests {
             sha256: number.to_string(),
             compiled: PathBuf::new(),
             metering: Metering::Plain,
+            baseline: false,
         };
         let first = modules.cell(&file(0));
         for number in 1..CAPACITY + 10 {

@@ -211,8 +211,8 @@ impl Server {
                 _ = rest => {}
             }
         };
-        let meter = Arc::clone(&self.surroundings.meter);
-        drop(self.tasks.spawn(Timed::new(rest, meter)));
+        let share = Arc::clone(&self.surroundings.share);
+        drop(self.tasks.spawn(Timed::new(rest, share)));
     }
 
     fn told(&self, answer: Answer) -> Response<WasiBody> {
@@ -296,7 +296,7 @@ impl Server {
         };
         for pooled in [true, false] {
             let place = self.surroundings.engines.place(
-                self.spec.module.metering,
+                self.spec.module.build(),
                 pooled && self.linked.pooled.is_some(),
                 self.memories,
             );

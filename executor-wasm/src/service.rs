@@ -56,6 +56,7 @@ pub(crate) async fn serve(
     };
     let switch = Arc::clone(&surroundings.switch);
     let meter = Arc::clone(&surroundings.meter);
+    let share = Arc::clone(&surroundings.share);
     let server = match Server::new(spec, component, surroundings) {
         Ok(server) => Arc::new(server),
         Err(message) => return not_launched(message),
@@ -84,7 +85,7 @@ pub(crate) async fn serve(
             _ = sweep.tick() => server.sweep(),
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let entering = Timed::new(door.clone().enter(stream), Arc::clone(&meter));
+                    let entering = Timed::new(door.clone().enter(stream), Arc::clone(&share));
                     drop(server.tasks.spawn(entering));
                 }
                 Err(error) => {

@@ -53,6 +53,8 @@ pub struct TaskSpec {
     pub time_limit: Option<Duration>,
     /// Its weight among the tasks of this process.
     pub cpus: f64,
+    /// What it has at most of cpus, however idle the others are.
+    pub cpu_cap: Option<f64>,
     /// Where it may listen; a service does at the first.
     pub listen: Vec<SocketAddr>,
     /// How it is served, if it is a service.
@@ -174,6 +176,7 @@ impl TaskSpec {
                 sha256: plan.module_sha256().to_owned(),
                 compiled: PathBuf::from(compiled),
                 metering,
+                baseline: plan.baseline(),
             },
             sandbox: PathBuf::from(&plan.sandbox),
             volumes: plan.preopens.iter().map(volume).collect(),
@@ -199,6 +202,7 @@ impl TaskSpec {
                 .max_completion_time
                 .map(|time| Duration::from_nanos(u64::try_from(time.nanoseconds).unwrap_or(0))),
             cpus: resource(task, "cpus").unwrap_or(0.0),
+            cpu_cap: limit(task, "cpus"),
             listen,
             serving: wasm
                 .and_then(|wasm| wasm.service.as_ref())

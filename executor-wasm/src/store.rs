@@ -2,7 +2,6 @@
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
 
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
@@ -20,8 +19,6 @@ use crate::task::Surroundings;
 /// Fuel after which a metered guest yields. Without such an interval the count can lag behind for as long as a loop
 /// runs; with it the count is right to within the interval.
 const FUEL_INTERVAL: u64 = 1_000_000;
-/// Most turns a guest with a small share of a cpu lets pass.
-const TURNS_MAX: f64 = 10.0;
 
 /// What the store of a guest carries.
 pub(crate) struct State {
@@ -131,7 +128,7 @@ impl Furniture {
                 .fuel_async_yield_interval(Some(FUEL_INTERVAL))
                 .map_err(|error| format!("fuel cannot be counted: {error:#}"))?;
         }
-        let turns = turns(spec.cpus);
+        let share = Arc::clone(&surroundings.share);
         let meter = Arc::clone(&surroundings.meter);
         let switch = Arc::clone(&surroundings.switch);
         let tells_fuel = metered && allowance.sole;
@@ -143,7 +140,8 @@ impl Furniture {
             if tells_fuel && let Ok(fuel) = context.get_fuel() {
                 meter.set_fuel_left(fuel);
             }
-            Ok(UpdateDeadline::YieldCustom(1, pass(turns)))
+            // A plain yield would be run again at once, ahead of every timer and neighbour.
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(share.turn())))
         });
         Ok(store)
     }
@@ -225,38 +223,4 @@ fn open_without_links(path: &Path) -> nix::Result<OwnedFd> {
         .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
     openat2(AT_FDCWD, path, how)
-}
-
-/// How often a guest goes to the end of the queue after each slice, so that its share is like its `cpus`.
-fn turns(cpus: f64) -> u32 {
-    if cpus > 0.0 && cpus < 1.0 {
-        (1.0 / cpus).round().clamp(1.0, TURNS_MAX) as u32
-    } else {
-        1
-    }
-}
-
-/// A plain epoch yield would be run again at once, ahead of every timer and neighbour.
-fn pass(turns: u32) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    Box::pin(async move {
-        for _ in 0..turns {
-            tokio::task::yield_now().await;
-        }
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_smaller_share_of_a_cpu_lets_more_turns_pass() {
-        assert_eq!(turns(1.0), 1);
-        assert_eq!(turns(4.0), 1);
-        assert_eq!(turns(0.5), 2);
-        assert_eq!(turns(0.1), 10);
-        assert_eq!(turns(0.001), 10);
-        assert_eq!(turns(0.0), 1);
-        assert_eq!(turns(f64::NAN), 1);
-    }
 }

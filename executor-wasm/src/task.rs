@@ -11,6 +11,7 @@ use crate::limits::{MemoryLimit, Meter};
 use crate::modules::{Loaded, LoadedComponent, LoadedModule, Modules};
 use crate::output::Quota;
 use crate::service;
+use crate::shares::Share;
 use crate::spec::TaskSpec;
 use crate::store::{Allowance, Furniture, State};
 use crate::switch::Switch;
@@ -77,6 +78,7 @@ pub(crate) struct Surroundings {
     pub(crate) sandboxes: Arc<Quota>,
     pub(crate) meter: Arc<Meter>,
     pub(crate) switch: Arc<Switch>,
+    pub(crate) share: Arc<Share>,
 }
 
 /// Said when there is no room for one more memory.
@@ -141,7 +143,7 @@ pub(crate) async fn run(
             wanted: minimum,
         }));
     }
-    if let Err(error) = surroundings.engines.flavour(spec.module.metering) {
+    if let Err(error) = surroundings.engines.flavour(spec.module.build()) {
         return not_launched(error.to_string());
     }
     let given = spec.fuel_limit.unwrap_or(u64::MAX);
@@ -168,7 +170,7 @@ pub(crate) async fn run(
     for pooled in [true, false] {
         // Dropped after the store, which is made later.
         let Some(place) = surroundings.engines.place(
-            spec.module.metering,
+            spec.module.build(),
             pooled && program.can_pool(),
             program.memories(),
         ) else {

@@ -9,7 +9,7 @@ use tepui_api::v1::task_status::Reason;
 use tepui_api::v1::{TaskState, TaskStatus};
 use tepui_executor_wasm::{
     MemoryPolicy, Metering, ModuleFile, Outcome, Progress, Runtime, Serving, Settings, TaskHandle,
-    TaskSpec, Volume, compile, verdict,
+    TaskSpec, Volume, compile, compile_quickly, verdict,
 };
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -50,6 +50,7 @@ impl Bench {
             sha256: String::new(),
             compiled,
             metering,
+            baseline: false,
         }
     }
 
@@ -75,6 +76,7 @@ impl Bench {
             fuel_limit: None,
             time_limit: None,
             cpus: 1.0,
+            cpu_cap: None,
             listen: Vec::new(),
             serving: Serving::default(),
         }
@@ -602,4 +604,53 @@ fn what_cannot_be_loaded_is_a_launch_that_failed() {
         assert_eq!(status.reason(), Reason::ContainerLaunchFailed);
         assert!(!status.message().is_empty());
     }
+}
+
+#[test]
+fn quickly_made_code_counts_fuel_and_keeps_limits_like_optimised_code() {
+    let bench = Bench::new();
+    let quick = |guest: &str, metering: Metering| {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/guests")
+            .join(guest)
+            .with_extension("wat");
+        let compiled = bench
+            .directory
+            .path()
+            .join(format!("{guest}-quick-{metering:?}"));
+        let metered = metering == Metering::Metered;
+        let baseline = compile_quickly(&source, &compiled, metered).expect("it compiles");
+        ModuleFile {
+            sha256: String::new(),
+            compiled,
+            metering,
+            baseline,
+        }
+    };
+    for guest in ["exit_3", "nap", "grow_and_go_on", "component_ok", "trap"] {
+        let fuel = Some(1_000_000);
+        let optimised = run(bench.metered(guest, fuel));
+        let mut spec = bench.metered(guest, fuel);
+        spec.module = quick(guest, Metering::Metered);
+        assert!(spec.module.baseline, "{guest}");
+        let status = run(spec);
+        let used = |status: &TaskStatus| status.usage.as_ref().expect("usage").fuel_used();
+        // Each operation has its price in both; at an ending in between, those of the last few may not be in yet.
+        let apart = used(&status).abs_diff(used(&optimised));
+        assert!(
+            apart < 8,
+            "{guest}: {} and {}",
+            used(&status),
+            used(&optimised)
+        );
+        assert_eq!(status.state(), optimised.state(), "{guest}");
+        assert_eq!(status.message(), optimised.message(), "{guest}");
+    }
+    let mut spec = bench.spec("spin");
+    spec.module = quick("spin", Metering::Plain);
+    spec.time_limit = Some(Duration::from_millis(100));
+    assert_eq!(run(spec).reason(), Reason::MaxCompletionTimeReached);
+    let mut spec = bench.metered("spin", Some(1_000_000));
+    spec.module = quick("spin", Metering::Metered);
+    assert_eq!(run(spec).reason(), Reason::ContainerLimitation);
 }

@@ -67,10 +67,12 @@ pub(crate) fn enter(grants: &[Grant], runs_programs: bool) -> Result<(), WallErr
     }
     let proc = root.join("proc");
     let hidden = Some("hidepid=invisible,subset=pid");
-    if std::fs::create_dir(&proc).is_ok() {
-        let flags = flags | MsFlags::MS_NOEXEC;
-        // Where it is not allowed there is none; nothing depends on it.
-        let _ = mount(Some("proc"), &proc, Some("proc"), flags, hidden);
+    std::fs::create_dir(&proc)
+        .map_err(|error| WallError::new("a file system of its own: /proc", error))?;
+    let noexec = flags | MsFlags::MS_NOEXEC;
+    // Containers mostly may not; then its own entry must do.
+    if mount(Some("proc"), &proc, Some("proc"), noexec, hidden).is_err() {
+        only_itself(&proc)?;
     }
     std::env::set_current_dir(root)
         .map_err(|error| WallError::new("a file system of its own: chdir", error))?;
@@ -84,6 +86,20 @@ pub(crate) fn enter(grants: &[Grant], runs_programs: bool) -> Result<(), WallErr
             .map_err(|error| WallError::new("a file system of its own: chdir", error))?;
     }
     Ok(())
+}
+
+/// Of all processes, shows this one.
+fn only_itself(proc: &Path) -> Result<(), WallError> {
+    let failed = |error: &dyn std::fmt::Display| {
+        WallError::new("a file system of its own: /proc/self", error)
+    };
+    let own = std::process::id().to_string();
+    let target = proc.join(&own);
+    std::fs::create_dir(&target).map_err(|error| failed(&error))?;
+    let source = Path::new("/proc").join(&own);
+    mount(Some(&source), &target, NOTHING, MsFlags::MS_BIND, NOTHING)
+        .map_err(|error| failed(&error))?;
+    std::os::unix::fs::symlink(&own, proc.join("self")).map_err(|error| failed(&error))
 }
 
 /// `None` for what is not there.
