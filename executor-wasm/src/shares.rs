@@ -53,10 +53,12 @@ pub(crate) struct Shares {
     queue: Mutex<Queue>,
 }
 
+/// In the queue: by the clock, and by who came first.
+type Place = (u64, u64);
+
 #[derive(Debug, Default)]
 struct Queue {
-    /// By the clock, and by who came first.
-    waiting: BTreeMap<(u64, u64), Arc<Mutex<Ticket>>>,
+    waiting: BTreeMap<Place, Arc<Mutex<Ticket>>>,
     under_way: usize,
     /// The clock of whoever went on last; never goes back.
     now: u64,
@@ -199,7 +201,7 @@ impl Share {
 pub(crate) struct Turn {
     share: Arc<Share>,
     pause: Option<Pin<Box<Sleep>>>,
-    place: Option<((u64, u64), Arc<Mutex<Ticket>>)>,
+    place: Option<(Place, Arc<Mutex<Ticket>>)>,
     ended: bool,
 }
 
