@@ -176,6 +176,8 @@ mod tests {
             time: Duration::from_secs(60),
             memory_bytes: 1 << 30,
             module_bytes: 1000,
+            quick_above_bytes: 1 << 20,
+            shut_in: false,
         };
         Compiler::new(program, store, limits)
     }

@@ -99,7 +99,11 @@ mod tests {
         let ticks = Arc::new(AtomicUsize::new(0));
         let thread = std::thread::spawn({
             let (pace, ticks) = (Arc::clone(&pace), Arc::clone(&ticks));
-            move || pace.keep(|| drop(ticks.fetch_add(1, Ordering::SeqCst)))
+            move || {
+                pace.keep(|| {
+                    ticks.fetch_add(1, Ordering::SeqCst);
+                });
+            }
         });
         let stands = || pace.is_still.load(Ordering::SeqCst);
         for _ in 0..3 {
