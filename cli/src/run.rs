@@ -37,13 +37,15 @@ mod exit {
     pub(super) const KILLED: u8 = 207;
     /// The master refused the task.
     pub(super) const REFUSED: u8 = 208;
+    /// Another limit was reached: output, open handles, disk.
+    pub(super) const LIMIT: u8 = 209;
 }
 
 #[derive(Args, Debug)]
 #[command(
     after_help = "Without FILE the words after -- are a native command: tepui run -- ls -l /\n\n\
 Exit codes: the task's own; 201 memory, 202 fuel, 203 time limit; 204 trap; 205 could not start; 206 lost; \
-207 killed; 208 refused by the master."
+207 killed; 208 refused by the master; 209 another limit (output, handles, disk)."
 )]
 pub(crate) struct Run {
     #[command(flatten)]
@@ -735,6 +737,9 @@ fn ended_by(status: &v1::TaskStatus) -> u8 {
     match (status.state(), reason) {
         (S::TaskFailed, Some(Reason::ContainerLimitationMemory)) => exit::MEMORY,
         (S::TaskFailed, Some(Reason::ContainerLimitation)) if names_fuel() => exit::FUEL,
+        (S::TaskFailed, Some(Reason::ContainerLimitation | Reason::ContainerLimitationDisk)) => {
+            exit::LIMIT
+        }
         (S::TaskFailed, Some(Reason::MaxCompletionTimeReached)) => exit::TIME,
         (S::TaskFailed, Some(Reason::ContainerLaunchFailed)) => exit::START,
         (S::TaskFailed, Some(Reason::ExecutorTerminated | Reason::ExecutorRegistrationTimeout)) => {
@@ -799,6 +804,8 @@ mod tests {
             resources: vec![fuel],
         });
         assert_eq!(ended_by(&status), exit::FUEL);
+        status.limitation = None;
+        assert_eq!(ended_by(&status), exit::LIMIT);
         status.state = v1::TaskState::TaskLost as i32;
         assert_eq!(ended_by(&status), exit::LOST);
     }

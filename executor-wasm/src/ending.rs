@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 
+use tepui_model::format_bytes;
 use wasmtime::{Trap, WasmBacktrace};
-use wasmtime_wasi::I32Exit;
+use wasmtime_wasi::{I32Exit, ResourceTableError};
 
-use crate::limits::MemoryLimit;
+use crate::engines::STACK_BYTES;
+use crate::limits::{MemoryLimit, OutputLimit};
 use crate::spec::{MemoryPolicy, TaskSpec};
 use crate::verdict::Ending;
 
@@ -27,20 +29,39 @@ pub(crate) fn ending(called: wasmtime::Result<i32>, spec: &TaskSpec, off: bool) 
     {
         return Ending::Memory(*limit);
     }
+    if let Some(OutputLimit { limit }) = error.downcast_ref() {
+        return Ending::Output { limit: *limit };
+    }
+    if let Some(ResourceTableError::Full) = error.downcast_ref() {
+        return Ending::Handles {
+            limit: spec.handles,
+        };
+    }
     match (error.downcast_ref::<Trap>(), spec.fuel_limit) {
         (Some(Trap::Interrupt), _) if off => Ending::Killed,
         (Some(Trap::OutOfFuel), Some(limit)) => Ending::Fuel { limit },
         (Some(trap), _) => Ending::Trapped {
-            trap: trap.to_string(),
-            backtrace: error
-                .downcast_ref::<WasmBacktrace>()
-                .map(backtrace)
-                .unwrap_or_default(),
+            trap: match trap {
+                Trap::StackOverflow => {
+                    format!(
+                        "{trap}: the stack limit of {} is reached",
+                        format_bytes(STACK_BYTES as u64)
+                    )
+                }
+                trap => trap.to_string(),
+            },
+            backtrace: place(&error),
         },
         (None, _) => Ending::Failed {
             message: bounded(&format!("{error:#}"), BACKTRACE_BYTES).to_owned(),
         },
     }
+}
+
+/// Where in the guest an error arose, one frame a line; nothing if that is not known.
+pub(crate) fn place(error: &wasmtime::Error) -> String {
+    let found = error.downcast_ref::<WasmBacktrace>();
+    found.map(backtrace).unwrap_or_default()
 }
 
 fn backtrace(backtrace: &WasmBacktrace) -> String {

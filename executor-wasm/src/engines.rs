@@ -33,10 +33,12 @@ const MAPS_MEMORY: usize = 3;
 /// Core instances and tables of a component: its main module, adapters, and the small modules that tie them together.
 const PARTS_OF_A_COMPONENT: u32 = 4;
 /// Elements a table in a slot may grow to; address space only.
-const TABLE_ELEMENTS: usize = 1 << 20;
+const TABLE_ELEMENTS: usize = 16 << 20;
 /// Bytes of a memory, and of a table, that a freed slot keeps and zeroes itself rather than ask the kernel to.
 const MEMORY_KEEP_RESIDENT: usize = 64 << 10;
 const TABLE_KEEP_RESIDENT: usize = 8 << 10;
+/// Of the stack of a guest.
+pub(crate) const STACK_BYTES: usize = 512 << 10;
 /// Frames of a trap's backtrace.
 const BACKTRACE_FRAMES: usize = 16;
 
@@ -86,6 +88,7 @@ pub(crate) fn tunables(metering: Metering) -> Config {
     let mut config = Config::new();
     config.epoch_interruption(true);
     config.consume_fuel(metering == Metering::Metered);
+    config.max_wasm_stack(STACK_BYTES);
     // Left to itself this follows a variable of the environment, which compiler and executor need not share.
     config.wasm_backtrace_details(WasmBacktraceDetails::Disable);
     config.wasm_backtrace_max_frames(std::num::NonZeroUsize::new(BACKTRACE_FRAMES));
@@ -220,6 +223,9 @@ pub(crate) struct Flavour {
 pub(crate) struct Engines {
     /// By metering, and whether they are the baseline compiler's.
     flavours: [[OnceLock<Flavour>; 2]; 2],
+    /// By metering: engines whose traps come with a core dump. Collecting one takes time at each trap and exit, so that
+    /// only tasks that ask for it run here.
+    dumping: [OnceLock<Linked>; 2],
     making: std::sync::Mutex<()>,
     pool_slots: usize,
     maps_budget: usize,
@@ -255,6 +261,7 @@ impl Engines {
     pub(crate) fn new(pool_slots: usize, maps_budget: usize) -> Self {
         Self {
             flavours: Default::default(),
+            dumping: Default::default(),
             making: std::sync::Mutex::new(()),
             pool_slots: pool_slots.min(POOL_SLOTS_MAX),
             maps_budget,
@@ -303,6 +310,20 @@ impl Engines {
             slots,
             slots_taken: AtomicUsize::new(0),
         }))
+    }
+
+    /// The engine for tasks that want a core dump if they fail.
+    pub(crate) fn dumping(&self, metering: Metering) -> Result<&Linked, EngineError> {
+        let cell = &self.dumping[usize::from(metering == Metering::Metered)];
+        if let Some(linked) = cell.get() {
+            return Ok(linked);
+        }
+        let mut config = tunables(metering);
+        config.coredump_on_trap(true);
+        let engine = Engine::new(&config).map_err(|error| EngineError::new(&error))?;
+        let linked = Linked::new(engine)?;
+        // Should another have been faster, this one is dropped again.
+        Ok(cell.get_or_init(|| linked))
     }
 
     fn make_pool(&self, metering: Metering) -> Result<(Option<Linked>, usize), EngineError> {
@@ -364,6 +385,9 @@ impl Engines {
 
     /// Lets every guest that runs come to its next slice.
     pub(crate) fn tick(&self) {
+        for linked in self.dumping.iter().filter_map(OnceLock::get) {
+            linked.engine.increment_epoch();
+        }
         for flavour in self.flavours.iter().flatten().filter_map(OnceLock::get) {
             flavour.on_demand.engine.increment_epoch();
             if let Some(pooled) = &flavour.pooled {

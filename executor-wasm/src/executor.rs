@@ -253,6 +253,7 @@ impl Tasks {
                         message: error.to_string(),
                     },
                     refused: None,
+                    place: String::new(),
                     usage: Usage::default(),
                 };
                 self.0.tell(&condition, verdict(&task_id, &outcome));

@@ -4,6 +4,7 @@
 //! the epoch clock and goes to the end of the queue; one that sleeps in a host call is ended by dropping its future.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ use crate::verdict::{Ending, Usage};
 
 /// Polls of guests between two looks at timers and sockets. tokio's own 61 would be 61 slices.
 const EVENT_INTERVAL: u32 = 2;
+/// How long a guest whose time is up may take to come to a place that can be told.
+const WHERE_IT_WAS: Duration = Duration::from_millis(200);
 /// Threads for file system calls.
 const BLOCKING_THREADS: usize = 64;
 
@@ -85,6 +88,8 @@ pub struct Outcome {
     pub ending: Ending,
     /// The last growth of memory it was refused.
     pub refused: Option<MemoryLimit>,
+    /// Where its guest was, one frame a line; empty if that is not known.
+    pub place: String,
     /// What it used.
     pub usage: Usage,
 }
@@ -241,15 +246,31 @@ async fn supervise(
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            biased;
-            () = switch.off() => End::from(Ending::Killed),
-            limit = limit => End::from(Ending::TimedOut { limit }),
-            end = guest => end.unwrap_or_else(|_| {
+        let mut guest = pin!(guest);
+        let failed = |end: std::thread::Result<End>| {
+            end.unwrap_or_else(|_| {
                 End::from(Ending::Failed {
                     message: "the executor failed while it ran the task".to_owned(),
                 })
-            }),
+            })
+        };
+        tokio::select! {
+            biased;
+            () = switch.off() => End::from(Ending::Killed),
+            limit = limit => {
+                // It is stopped at its next slice, which shows where it was; or it waits for the host.
+                switch.turn_off();
+                let stopped = tokio::time::timeout(WHERE_IT_WAS, guest.as_mut()).await;
+                let place = match stopped {
+                    Ok(end) => failed(end).place,
+                    Err(_) => "  it was waiting, for the host or for its turn".to_owned(),
+                };
+                End {
+                    place,
+                    ..End::from(Ending::TimedOut { limit })
+                }
+            }
+            end = guest.as_mut() => failed(end),
         }
     };
     let metered = spec.module.metering == Metering::Metered;
@@ -262,6 +283,7 @@ async fn supervise(
     Outcome {
         ending: end.ending,
         refused: end.refused,
+        place: end.place,
         usage: Usage {
             fuel_used: metered.then_some(fuel_used),
             fuel_limit: spec.fuel_limit,
@@ -270,6 +292,7 @@ async fn supervise(
             cpu_time: Duration::from_nanos(share.used_ns()),
             wall_time: began.elapsed(),
             requests: meter.requests.told(),
+            output: meter.output(),
         },
     }
 }

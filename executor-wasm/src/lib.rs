@@ -7,6 +7,7 @@
 
 mod commands;
 mod compile;
+mod coredump;
 mod egress;
 mod ending;
 mod engines;

@@ -38,6 +38,25 @@ impl fmt::Display for MemoryLimit {
 
 impl std::error::Error for MemoryLimit {}
 
+/// More written to stdout and stderr than may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OutputLimit {
+    /// Bytes, of both together.
+    pub(crate) limit: u64,
+}
+
+impl fmt::Display for OutputLimit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "output limit {} reached",
+            format_bytes(self.limit)
+        )
+    }
+}
+
+impl std::error::Error for OutputLimit {}
+
 /// What of a store must be known while, and after, its guest runs: the store itself is borrowed by the call and gone
 /// with it if the task is killed.
 #[derive(Debug, Default)]
@@ -46,6 +65,7 @@ pub(crate) struct Meter {
     memory: AtomicU64,
     memory_peak: AtomicU64,
     fuel_left: AtomicU64,
+    output: AtomicU64,
     pub(crate) requests: RequestCounts,
 }
 
@@ -79,6 +99,21 @@ impl Meter {
         let _ = self
             .fuel_left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
+    }
+
+    /// Bytes of stdout and stderr.
+    pub(crate) fn output(&self) -> u64 {
+        self.output.load(Ordering::Relaxed)
+    }
+
+    /// Counts output, as much of it as fits under the limit, and says how much that is.
+    pub(crate) fn count_output(&self, bytes: u64, limit: u64) -> u64 {
+        let counted = |before: u64| Some(before.saturating_add(bytes).min(limit.max(before)));
+        let before = self
+            .output
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, counted)
+            .unwrap_or(limit);
+        limit.saturating_sub(before).min(bytes)
     }
 }
 

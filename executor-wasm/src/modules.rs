@@ -129,8 +129,18 @@ impl Modules {
         }
     }
 
-    /// The module, loaded by whoever asks first. Errors are sentences, and are not kept.
-    pub(crate) async fn get(&self, file: &ModuleFile) -> Result<Arc<Loaded>, String> {
+    /// The module, loaded by whoever asks first. Errors are sentences, and are not kept; nor is what is loaded to leave a
+    /// core dump.
+    pub(crate) async fn get(&self, file: &ModuleFile, dumps: bool) -> Result<Arc<Loaded>, String> {
+        if dumps {
+            let engines = Arc::clone(&self.engines);
+            let file = file.clone();
+            let loading = tokio::task::spawn_blocking(move || load_dumping(&engines, &file));
+            let loaded = loading
+                .await
+                .map_err(|error| format!("loading the module failed: {error}"))?;
+            return loaded.map(Arc::new);
+        }
         let cell = self.cell(file);
         let loaded = cell
             .get_or_try_init(async || {
@@ -195,16 +205,34 @@ fn load(engines: &Engines, file: &ModuleFile) -> Result<Loaded, String> {
     let flavour = engines
         .flavour(file.build())
         .map_err(|error| error.to_string())?;
+    load_into(&flavour.on_demand, flavour.pooled.as_ref(), file)
+}
+
+fn load_dumping(engines: &Engines, file: &ModuleFile) -> Result<Loaded, String> {
+    // Code of the baseline compiler, which is for starts only, runs in no other engine and goes without a dump.
+    if file.baseline {
+        return load(engines, file);
+    }
+    // The usual ones have to be there for the count of what they hold.
+    engines
+        .flavour(file.build())
+        .map_err(|error| error.to_string())?;
+    let linked = engines
+        .dumping(file.metering)
+        .map_err(|error| error.to_string())?;
+    load_into(linked, None, file)
+}
+
+fn load_into(usual: &Linked, pooled: Option<&Linked>, file: &ModuleFile) -> Result<Loaded, String> {
     let opened = Opened(open(&file.compiled)?);
     let unfit = |error: wasmtime::Error| {
         format!("the compiled module does not fit this executor: {error:#}")
     };
     // Code with needs beyond those of a slot does not load into the pool's engine. That is all right.
-    let pooled = flavour.pooled.as_ref();
     match opened.kind() {
         Some(Precompiled::Component) => {
-            let component = opened.component(&flavour.on_demand).map_err(unfit)?;
-            let on_demand = link_component(&flavour.on_demand, &component)?;
+            let component = opened.component(usual).map_err(unfit)?;
+            let on_demand = link_component(usual, &component)?;
             let pooled = pooled.and_then(|linked| {
                 let component = opened.component(linked).inspect_err(not_pooled).ok()?;
                 link_component(linked, &component).ok()
@@ -222,8 +250,8 @@ fn load(engines: &Engines, file: &ModuleFile) -> Result<Loaded, String> {
             }))
         }
         _ => {
-            let module = opened.module(&flavour.on_demand).map_err(unfit)?;
-            let on_demand = link(&flavour.on_demand, &module)?;
+            let module = opened.module(usual).map_err(unfit)?;
+            let on_demand = link(usual, &module)?;
             let pooled = pooled
                 .filter(|_| !outgrows_a_slot(&module))
                 .and_then(|linked| {

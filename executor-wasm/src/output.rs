@@ -18,6 +18,8 @@ use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
+use crate::limits::{Meter, OutputLimit};
+
 /// Most bytes of one write. The copy into the page cache holds the guest's thread, and thus its neighbours, that long.
 const WRITE_BYTES: usize = 64 << 10;
 
@@ -66,21 +68,40 @@ pub(crate) struct Output {
 
 struct Inner {
     path: PathBuf,
+    /// Of this and the task's other output.
+    limit: u64,
+    meter: Arc<Meter>,
     open: OnceLock<(File, Share)>,
     quota: Arc<Quota>,
 }
 
 impl Output {
     /// Makes the file, so that it is there for whoever wants to read along.
-    pub(crate) fn create(path: PathBuf, quota: &Arc<Quota>) -> Result<Self, String> {
+    pub(crate) fn create(
+        path: PathBuf,
+        quota: &Arc<Quota>,
+        limit: u64,
+        meter: &Arc<Meter>,
+    ) -> Result<Self, String> {
         open(&path).map_err(|error| format!("{} cannot be opened: {error}", path.display()))?;
         Ok(Self {
             inner: Arc::new(Inner {
                 path,
+                limit,
+                meter: Arc::clone(meter),
                 open: OnceLock::new(),
                 quota: Arc::clone(quota),
             }),
         })
+    }
+
+    /// Appends what the limit leaves room for. `false`: that is not all.
+    fn append_within_limit(&self, bytes: &[u8]) -> io::Result<bool> {
+        let Inner { meter, limit, .. } = &*self.inner;
+        let counted = meter.count_output(bytes.len() as u64, *limit);
+        let fits = usize::try_from(counted).unwrap_or(bytes.len());
+        self.append(&bytes[..fits.min(bytes.len())])?;
+        Ok(fits >= bytes.len())
     }
 
     /// Appends at once: a line must be seen when it was written.
@@ -131,8 +152,14 @@ impl Pollable for Output {
 
 impl OutputStream for Output {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.append(&bytes)
-            .map_err(|error| StreamError::LastOperationFailed(error.into()))
+        match self.append_within_limit(&bytes) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                let limit = self.inner.limit;
+                Err(StreamError::Trap(OutputLimit { limit }.into()))
+            }
+            Err(error) => Err(StreamError::LastOperationFailed(error.into())),
+        }
     }
 
     fn flush(&mut self) -> StreamResult<()> {
@@ -151,7 +178,12 @@ impl AsyncWrite for Output {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let bytes = &bytes[..bytes.len().min(WRITE_BYTES)];
-        Poll::Ready(self.append(bytes).map(|()| bytes.len()))
+        let limit = self.inner.limit;
+        Poll::Ready(match self.append_within_limit(bytes) {
+            Ok(true) => Ok(bytes.len()),
+            Ok(false) => Err(io::Error::other(OutputLimit { limit })),
+            Err(error) => Err(error),
+        })
     }
 
     fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -172,7 +204,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let quota = Quota::new(1);
         let output = |name: &str| {
-            Output::create(directory.path().join(name), &quota).expect("it can be made")
+            Output::create(directory.path().join(name), &quota, 1_000, &Arc::default())
+                .expect("it can be made")
         };
         let (first, second) = (output("first"), output("second"));
         for output in [&first, &second] {
@@ -195,10 +228,30 @@ mod tests {
     }
 
     #[test]
+    fn two_outputs_share_a_limit_up_to_its_last_byte() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (quota, meter) = (Quota::new(2), Arc::<Meter>::default());
+        let output = |name: &str| {
+            Output::create(directory.path().join(name), &quota, 10, &meter).expect("it can be made")
+        };
+        let (first, second) = (output("first"), output("second"));
+        assert!(first.append_within_limit(b"123456").expect("written"));
+        assert!(!second.append_within_limit(b"abcdef").expect("written"));
+        assert!(!first.append_within_limit(b"7").expect("written"));
+        let read = |name| std::fs::read_to_string(directory.path().join(name)).expect("there");
+        assert_eq!(
+            (read("first").as_str(), read("second").as_str()),
+            ("123456", "abcd")
+        );
+        assert_eq!(meter.output(), 10);
+    }
+
+    #[test]
     fn a_link_in_place_of_the_file_is_not_followed() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("stdout");
-        let output = Output::create(path.clone(), &Quota::new(1)).expect("it can be made");
+        let output = Output::create(path.clone(), &Quota::new(1), 1_000, &Arc::default())
+            .expect("it can be made");
         std::fs::remove_file(&path).expect("removed");
         std::os::unix::fs::symlink(directory.path().join("outside"), &path).expect("linked");
         output.append(b"x").expect_err("it is a link");

@@ -17,7 +17,7 @@ use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::{WasiBody, WasiHttpView as _};
 
-use crate::ending::ending;
+use crate::ending::{ending, place};
 use crate::modules::{Forms, LoadedComponent};
 use crate::output::Share;
 use crate::spec::TaskSpec;
@@ -119,7 +119,7 @@ impl Server {
             .linked
             .try_map(|linked| ProxyPre::new(linked.clone()));
         Ok(Self {
-            furniture: Furniture::new(spec, &surroundings.outputs, component.wants_files())?,
+            furniture: Furniture::new(spec, &surroundings, component.wants_files())?,
             linked: linked.map_err(|error| format!("{error:#}"))?,
             memories: component.memories(),
             idle: Mutex::default(),
@@ -265,9 +265,11 @@ impl Server {
     }
 
     fn failure(&self, error: wasmtime::Error, store: &Store<State>) -> Failure {
+        let place = place(&error);
         Failure::Guest(Box::new(End {
             ending: ending(Err(error), &self.spec, self.surroundings.switch.is_off()),
             refused: store.data().refused(),
+            place,
         }))
     }
 
@@ -367,7 +369,9 @@ impl Server {
                     _ => "the service failed\n",
                 };
                 let told = end.told();
-                if matches!(end.ending, Ending::Fuel { .. }) && self.over.set(end.ending).is_ok() {
+                // These are the task's, not the request's.
+                let ends_all = matches!(end.ending, Ending::Fuel { .. } | Ending::Output { .. });
+                if ends_all && self.over.set(end.ending).is_ok() {
                     self.ended.notify_one();
                 }
                 (&counts.failed, internal, text, told)

@@ -57,9 +57,20 @@ pub struct TaskSpec {
     pub cpu_cap: Option<f64>,
     /// Where it may listen; a service does at the first.
     pub listen: Vec<SocketAddr>,
+    /// Whether a failure leaves a core dump in the sandbox.
+    pub coredump: bool,
     /// How it is served, if it is a service.
     pub serving: Serving,
+    /// Bytes of stdout and stderr together.
+    pub output_limit: u64,
+    /// Things of the host it may hold at once.
+    pub handles: usize,
 }
+
+/// What a task may write to stdout and stderr if it does not say.
+const OUTPUT_BYTES: u64 = 1 << 30;
+/// What it may hold of the host.
+const HANDLES: u32 = 1_024;
 
 /// The bounds of an HTTP service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -204,10 +215,19 @@ impl TaskSpec {
             cpus: resource(task, "cpus").unwrap_or(0.0),
             cpu_cap: limit(task, "cpus"),
             listen,
+            coredump: wasm.is_some_and(ext::WasmInfo::coredump),
             serving: wasm
                 .and_then(|wasm| wasm.service.as_ref())
                 .map(Serving::of)
                 .unwrap_or_default(),
+            output_limit: wasm
+                .and_then(|wasm| wasm.output_bytes)
+                .unwrap_or(OUTPUT_BYTES),
+            handles: wasm
+                .and_then(|wasm| wasm.handles)
+                .unwrap_or(HANDLES)
+                .try_into()
+                .unwrap_or(usize::MAX),
         })
     }
 }

@@ -12,7 +12,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::http::Http;
 use crate::limits::Limits;
-use crate::output::{Output, Quota};
+use crate::output::Output;
 use crate::spec::TaskSpec;
 use crate::task::Surroundings;
 
@@ -79,8 +79,19 @@ pub(crate) struct Furniture {
 
 impl Furniture {
     /// Makes the output files. The error is a sentence.
-    pub(crate) fn new(spec: &TaskSpec, outputs: &Arc<Quota>, files: bool) -> Result<Self, String> {
-        let output = |name| Output::create(spec.sandbox.join(name), outputs);
+    pub(crate) fn new(
+        spec: &TaskSpec,
+        surroundings: &Surroundings,
+        files: bool,
+    ) -> Result<Self, String> {
+        let output = |name| {
+            Output::create(
+                spec.sandbox.join(name),
+                &surroundings.outputs,
+                spec.output_limit,
+                &surroundings.meter,
+            )
+        };
         Ok(Self {
             stdout: output("stdout")?,
             stderr: output("stderr")?,
@@ -120,6 +131,7 @@ impl Furniture {
             .with_own(allowance.memory),
         };
         let mut store = Store::new(engine, state);
+        store.data_mut().ctx().table.set_max_capacity(spec.handles);
         store.limiter(|state| &mut state.limits);
         // A plain engine has no fuel to set, which is no error here.
         let metered = store.set_fuel(allowance.fuel).is_ok();

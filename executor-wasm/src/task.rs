@@ -5,9 +5,10 @@ use std::sync::Arc;
 use wasmtime::{Engine, ExternType, Module, PoolConcurrencyLimitError, Store, ValType};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
-use crate::ending::{NAME_BYTES, bounded, ending};
+use crate::coredump;
+use crate::ending::{NAME_BYTES, bounded, ending, place};
 use crate::engines::Engines;
-use crate::limits::{MemoryLimit, Meter};
+use crate::limits::{MemoryLimit, Meter, OutputLimit};
 use crate::modules::{Loaded, LoadedComponent, LoadedModule, Modules};
 use crate::output::Quota;
 use crate::service;
@@ -88,6 +89,8 @@ pub(crate) const FULL: &str = "this executor is full: it runs as many wasm tasks
 pub(crate) struct End {
     pub(crate) ending: Ending,
     pub(crate) refused: Option<MemoryLimit>,
+    /// Where it was at its end, if that is known.
+    pub(crate) place: String,
 }
 
 impl End {
@@ -99,6 +102,8 @@ impl End {
             Ending::Exited(status) => format!("the guest exited with status {status}"),
             Ending::Trapped { trap, backtrace } => format!("{trap}\n{backtrace}"),
             Ending::NotLaunched { message } | Ending::Failed { message } => message.clone(),
+            Ending::Output { limit } => OutputLimit { limit: *limit }.to_string(),
+            Ending::Handles { limit } => format!("the handle limit, {limit}, is reached"),
             Ending::Killed | Ending::TimedOut { .. } => "the task ended".to_owned(),
         };
         match self.refused {
@@ -113,6 +118,7 @@ impl From<Ending> for End {
         Self {
             ending,
             refused: None,
+            place: String::new(),
         }
     }
 }
@@ -125,7 +131,7 @@ pub(crate) async fn run(
     started: &mut (dyn FnMut() + Send),
 ) -> End {
     let not_launched = |message: String| End::from(Ending::NotLaunched { message });
-    let loaded = match surroundings.modules.get(&spec.module).await {
+    let loaded = match surroundings.modules.get(&spec.module, spec.coredump).await {
         Ok(loaded) => loaded,
         Err(message) => return not_launched(message),
     };
@@ -157,7 +163,7 @@ pub(crate) async fn run(
             "this executor is full: it runs as many wasm tasks as its limit of open files allows; raising the agent's makes room".to_owned(),
         );
     };
-    let furniture = match Furniture::new(spec, &surroundings.outputs, true) {
+    let furniture = match Furniture::new(spec, &surroundings, true) {
         Ok(furniture) => furniture,
         Err(message) => return not_launched(message),
     };
@@ -169,14 +175,14 @@ pub(crate) async fn run(
     let mut started = Some(started);
     for pooled in [true, false] {
         // Dropped after the store, which is made later.
-        let Some(place) = surroundings.engines.place(
+        let Some(slot) = surroundings.engines.place(
             spec.module.build(),
             pooled && program.can_pool(),
             program.memories(),
         ) else {
             return not_launched(FULL.to_owned());
         };
-        let engine = program.engine(place.is_pooled());
+        let engine = program.engine(slot.is_pooled());
         let mut store = match furniture.store(spec, engine, &surroundings, &allowance) {
             Ok(store) => store,
             Err(message) => return not_launched(message),
@@ -184,9 +190,9 @@ pub(crate) async fn run(
         if let Some(started) = started.take() {
             started();
         }
-        let called = program.call(&mut store, place.is_pooled()).await;
+        let called = program.call(&mut store, slot.is_pooled()).await;
         if let Err(error) = &called
-            && place.is_pooled()
+            && slot.is_pooled()
             && error.is::<PoolConcurrencyLimitError>()
         {
             // Some rarer kind of slot has run out; nothing of the guest has run.
@@ -195,9 +201,18 @@ pub(crate) async fn run(
         if let Ok(fuel) = store.get_fuel() {
             surroundings.meter.set_fuel_left(fuel);
         }
+        let place = match &called {
+            Ok(_) => String::new(),
+            Err(error) => {
+                let dumped = coredump::write(error, &mut store, spec);
+                let place = place(error);
+                [place, dumped].join("\n").trim_end().to_owned()
+            }
+        };
         return End {
             ending: ending(called, spec, surroundings.switch.is_off()),
             refused: store.data().refused(),
+            place,
         };
     }
     not_launched("no place was found for the guest".to_owned())

@@ -8,7 +8,7 @@ use tepui_api::v1::{Resource, TaskId, TaskResourceLimitation, TaskState, TaskSta
 use tepui_model::format_duration;
 
 use crate::governor::Outcome;
-use crate::limits::MemoryLimit;
+use crate::limits::{MemoryLimit, OutputLimit};
 
 /// In which way a task ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,16 @@ pub enum Ending {
     },
     /// It wanted more memory than it may have.
     Memory(MemoryLimit),
+    /// It wrote more to stdout and stderr than it may.
+    Output {
+        /// Bytes, of both together.
+        limit: u64,
+    },
+    /// It wanted to hold more files, sockets and streams than it may.
+    Handles {
+        /// How many it may.
+        limit: usize,
+    },
     /// Its time is up.
     TimedOut {
         /// What it had.
@@ -65,6 +75,8 @@ pub struct Usage {
     pub wall_time: Duration,
     /// Of a service: what became of its requests.
     pub requests: Option<Requests>,
+    /// Bytes of stdout and stderr.
+    pub output: u64,
 }
 
 /// What became of the requests to a service.
@@ -91,6 +103,7 @@ impl From<Usage> for TaskUsage {
             cpu_time_ns: Some(nanoseconds(usage.cpu_time)),
             wall_time_ns: Some(nanoseconds(usage.wall_time)),
             body: Some(launch_plan::Body::Wasm as i32),
+            output_bytes: Some(usage.output),
             requests: usage.requests.map(|requests| task_usage::Requests {
                 answered: Some(requests.answered),
                 failed: Some(requests.failed),
@@ -133,6 +146,20 @@ pub fn verdict(task_id: &str, outcome: &Outcome) -> TaskStatus {
         }
         None => failed(None, message),
     };
+    let usage = &outcome.usage;
+    // What was hit comes first, then when, then where.
+    let told = |what: String| {
+        let when = format!("{what} after {:.1?}", usage.wall_time);
+        match outcome.place.as_str() {
+            "" => when,
+            place => format!("{when}\n{place}"),
+        }
+    };
+    let limited = |name: &str, amount: f64, what: String| {
+        let mut status = failed(Some(Reason::ContainerLimitation), told(what));
+        status.limitation = Some(limitation(name, amount));
+        status
+    };
     let mut status = match &outcome.ending {
         Ending::Exited(0) => {
             let mut status = bare(task_id, TaskState::TaskFinished);
@@ -140,29 +167,39 @@ pub fn verdict(task_id: &str, outcome: &Outcome) -> TaskStatus {
             status
         }
         Ending::Exited(code) => fails_after(format!("Command exited with status {code}")),
-        Ending::Trapped { trap, backtrace } if backtrace.is_empty() => fails_after(trap.clone()),
-        Ending::Trapped { trap, backtrace } => fails_after(format!("{trap}\n{backtrace}")),
+        Ending::Trapped { trap, backtrace } => {
+            let when = format!("{trap} after {:.1?}", usage.wall_time);
+            let place = match outcome.place.as_str() {
+                "" => backtrace,
+                place => place,
+            };
+            fails_after(format!("{when}\n{place}").trim_end().to_owned())
+        }
         Ending::Failed { message } => fails_after(message.clone()),
         Ending::Memory(limit) => {
-            let mut status = failed(Some(Reason::ContainerLimitationMemory), limit.to_string());
+            let mut status = failed(
+                Some(Reason::ContainerLimitationMemory),
+                told(limit.to_string()),
+            );
             status.limitation = Some(memory_limitation(*limit));
             status
         }
         Ending::Fuel { limit } => {
-            let mut status = failed(
-                Some(Reason::ContainerLimitation),
-                format!(
-                    "fuel limit {limit} reached after {:.1?}",
-                    outcome.usage.wall_time
-                ),
-            );
-            status.limitation = Some(limitation("fuel", *limit as f64));
-            status
+            limited("fuel", *limit as f64, format!("fuel limit {limit} reached"))
         }
-        Ending::TimedOut { limit } => failed(
-            Some(Reason::MaxCompletionTimeReached),
-            format!("time limit {} reached", format_duration(*limit)),
+        Ending::Output { limit } => {
+            let what = OutputLimit { limit: *limit }.to_string();
+            limited("output", *limit as f64, what)
+        }
+        Ending::Handles { limit } => limited(
+            "handles",
+            *limit as f64,
+            format!("limit of {limit} handles (open files, sockets, streams) reached"),
         ),
+        Ending::TimedOut { limit } => {
+            let what = format!("time limit {} reached", format_duration(*limit));
+            failed(Some(Reason::MaxCompletionTimeReached), told(what))
+        }
         Ending::NotLaunched { message } => {
             failed(Some(Reason::ContainerLaunchFailed), message.clone())
         }
@@ -207,6 +244,7 @@ mod tests {
             &Outcome {
                 ending,
                 refused,
+                place: "  0: main at 0x2a".to_owned(),
                 usage: Usage {
                     memory_peak: 7,
                     wall_time: Duration::from_nanos(1_234_567_890),
@@ -279,9 +317,23 @@ mod tests {
         assert_eq!(status.reason(), Reason::ContainerLimitationMemory);
         assert_eq!(
             status.message(),
-            "memory limit 64 MiB reached growing by 16 MiB (held 60 MiB)"
+            "memory limit 64 MiB reached growing by 16 MiB (held 60 MiB) after 1.2s\n  0: main at 0x2a"
         );
         assert_eq!(limited(&status), ("mem".to_owned(), 64.0));
+    }
+
+    #[test]
+    fn output_and_handles_are_told_with_their_figures() {
+        let status = told(Ending::Output { limit: 1 << 20 }, None);
+        assert_eq!(status.reason(), Reason::ContainerLimitation);
+        assert!(
+            status
+                .message()
+                .starts_with("output limit 1 MiB reached after 1.2s\n")
+        );
+        assert_eq!(limited(&status), ("output".to_owned(), 1_048_576.0));
+        let status = told(Ending::Handles { limit: 64 }, None);
+        assert_eq!(limited(&status), ("handles".to_owned(), 64.0));
     }
 
     #[test]
@@ -289,7 +341,10 @@ mod tests {
         let status = told(Ending::Fuel { limit: 5_000 }, None);
         assert_eq!(status.state(), TaskState::TaskFailed);
         assert_eq!(status.reason(), Reason::ContainerLimitation);
-        assert_eq!(status.message(), "fuel limit 5000 reached after 1.2s");
+        assert_eq!(
+            status.message(),
+            "fuel limit 5000 reached after 1.2s\n  0: main at 0x2a"
+        );
         assert_eq!(limited(&status), ("fuel".to_owned(), 5_000.0));
     }
 
@@ -303,7 +358,10 @@ mod tests {
         );
         assert_eq!(status.state(), TaskState::TaskFailed);
         assert_eq!(status.reason(), Reason::MaxCompletionTimeReached);
-        assert_eq!(status.message(), "time limit 2secs reached");
+        assert_eq!(
+            status.message(),
+            "time limit 2secs reached after 1.2s\n  0: main at 0x2a"
+        );
     }
 
     #[test]
@@ -319,7 +377,7 @@ mod tests {
         assert_eq!(status.reason, None);
         assert_eq!(
             status.message(),
-            "integer divide by zero\n  0: main at 0x2a"
+            "integer divide by zero after 1.2s\n  0: main at 0x2a"
         );
     }
 
