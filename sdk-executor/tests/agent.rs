@@ -607,6 +607,7 @@ async fn kills_and_messages_come_over_tcp_as_well() {
         Event::Kill {
             task_id: "t".to_owned(),
             kill_policy: None
+            signal: None,
         }
     );
     assert_eq!(
