@@ -14,7 +14,7 @@ use tepui_model::{ContainerId, FrameworkId, Resources, TaskId};
 use crate::effect::{Effect, Parent};
 use crate::executor::Cause;
 use crate::input::{ExecutorRef, TaskRef};
-use crate::machine::Core;
+use crate::machine::{Core, Link};
 use crate::record::{Path, PodRecord};
 use crate::signal::at_once;
 use crate::timers::Timer;
@@ -240,7 +240,9 @@ impl Core {
             .frameworks
             .get(&reference.framework)
             .is_some_and(|framework| framework.terminating);
-        if self.is_registered() && !terminating && !self.is_ending() {
+        // Also while the answer to a registration that still listed the executor is awaited.
+        let reported = self.is_registered() || self.link == Link::Registering;
+        if reported && !terminating && !self.is_ending() {
             self.tell_master(to_master::Body::ExecutorExited(link::ExecutorExited {
                 framework_id: wire::framework_id(&reference.framework),
                 executor_id: wire::executor_id(&reference.executor),

@@ -71,12 +71,14 @@ impl Core {
         }
         let capabilities = self.capabilities(framework);
         if let Some(away) = self.frameworks[framework].unreachable_tasks.get(id) {
-            if away.state().is_terminal() {
-                return Some(self.reconciliation(
-                    away,
-                    away.state(),
-                    "Reconciliation: Latest task state",
-                ));
+            // As below: not before the update that brings it, and the agent has that.
+            let told = match away.status_update_state {
+                Some(_) => away.status_update_state(),
+                None => away.state(),
+            };
+            if told.is_terminal() {
+                let message = "Reconciliation: Latest task state";
+                return Some(self.reconciliation(away, told, message));
             }
             // Once its agent has been forgotten, nothing is known of it any more.
             if let Some(agent) = self.unreachable_agents.get(away.agent_id.value.as_str()) {

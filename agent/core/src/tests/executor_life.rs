@@ -304,3 +304,23 @@ fn a_changed_framework_is_understood_at_once() {
         (TaskState::TaskDropped, Reason::ExecutorTerminated)
     );
 }
+
+#[test]
+fn an_executor_that_ends_while_its_agent_registers_is_told_of() {
+    let mut agent = Agent::registered();
+    let executor = executor_ref("F", "mine");
+    agent.launch(&aware("F"), vec![custom_task("a", "mine")]);
+    agent.started(&executor);
+    agent.subscribe(&executor);
+    agent.apply(Input::LinkDown);
+    let register = registration(&agent.apply(Input::LinkUp));
+    assert_eq!(register.executors.len(), 1, "it is said to be there");
+    let effects = agent.exited(&executor);
+    assert_eq!(exit_told(&effects).executor_id.value, "mine");
+    let effects = agent.answer_registration();
+    assert_eq!(
+        the_update(&effects).status.state(),
+        TaskState::TaskFailed,
+        "its task's end follows"
+    );
+}

@@ -379,6 +379,23 @@ fn an_ending_that_nobody_heard_survives_unreachability() {
 }
 
 #[test]
+fn reconciliation_keeps_to_itself_an_ending_that_an_unreachable_agent_has_yet_to_tell() {
+    let mut cluster = Cluster::new();
+    let agent = cluster.agent(MACHINE);
+    let scheduler = cluster.subscribe(partition_aware("aware"));
+    cluster.start(&scheduler, "t");
+    cluster.update_with_latest(&scheduler, &agent, "t", TaskRunning, TaskFinished);
+    cluster.lose(&agent, &[]);
+    cluster.events(&scheduler);
+    cluster.call(&scheduler, reconcile(&[("t", None)]));
+    assert_eq!(
+        told(&cluster.statuses(&scheduler)),
+        [(TaskUnreachable, Some(Reason::Reconciliation))],
+        "RUNNING may come once more, and FINISHED after that"
+    );
+}
+
+#[test]
 fn an_agent_whose_link_stays_broken_becomes_unreachable() {
     let mut cluster = Cluster::new();
     let agent = cluster.agent(MACHINE);
