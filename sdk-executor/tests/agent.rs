@@ -606,7 +606,7 @@ async fn kills_and_messages_come_over_tcp_as_well() {
         next(&mut events).await,
         Event::Kill {
             task_id: "t".to_owned(),
-            kill_policy: None
+            kill_policy: None,
             signal: None,
         }
     );
