@@ -8,6 +8,7 @@ use tepui_agent_core::{
     AgentView, ExecutorKind, ExecutorRef, ExecutorView, FrameworkView, Standing, TaskView,
 };
 use tepui_api::convert::{executor_user, resources_from_wire};
+use tepui_api::secrets::concealed;
 use tepui_api::v1;
 use tepui_model::{FrameworkId, Resources};
 
@@ -149,7 +150,7 @@ fn executors(view: &AgentView) -> BTreeMap<&FrameworkId, Vec<Executor<'_>>> {
 fn of_frameworks(executor: &ExecutorView, alive: bool) -> Executor<'_> {
     Executor {
         framework: &executor.executor.framework,
-        info: v1::ExecutorInfo::clone(&executor.info),
+        info: concealed(&*executor.info),
         container_id: executor.container_id.as_str(),
         sandbox: &executor.sandbox,
         resources: executor.resources.clone(),
@@ -178,8 +179,8 @@ fn of_task<'a>(task: &'a TaskView, id: &str) -> Executor<'a> {
             }),
             name: Some(name(info)),
             source: Some(id.to_owned()),
-            command: info.command.clone(),
-            container: info.container.clone(),
+            command: concealed(&info.command),
+            container: concealed(&info.container),
             labels: info.labels.clone(),
             discovery: info.discovery.clone(),
             ..Default::default()
@@ -249,9 +250,9 @@ pub(crate) fn task(view: &AgentView, task: &TaskView, framework: &v1::FrameworkI
             .collect(),
         labels: info.labels.clone(),
         discovery: info.discovery.clone(),
-        container: info.container.clone(),
+        container: concealed(&info.container),
         user: Some(user.unwrap_or_else(|| framework.user.clone())),
-        health_check: info.health_check.clone(),
+        health_check: concealed(&info.health_check),
         kill_policy: info.kill_policy,
         ..Default::default()
     }

@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 use tepui_model::{Milli, Quantity, Ranges, Resources};
 
 use crate::json::{self, Json};
+use crate::secrets::concealed;
 use crate::v1;
 
 /// Writes entries of an object, one after the other.
@@ -241,7 +242,7 @@ impl Serialize for Task<'_> {
             .as_ref()
             .or_else(|| info.as_ref()?.health_check.as_ref())
         {
-            map.serialize_entry("health_check", &Message(check))?;
+            map.serialize_entry("health_check", &Message(&concealed(check)))?;
         }
         map.end()
     }

@@ -14,6 +14,7 @@ pub mod media;
 pub mod proto;
 pub mod recordio;
 pub mod required;
+pub mod secrets;
 pub mod state;
 mod system;
 

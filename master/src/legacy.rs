@@ -12,6 +12,7 @@ use serde::{Serialize, Serializer};
 use tepui_api::convert::{ResourceFormat, resources_to_wire};
 use tepui_api::entries;
 use tepui_api::legacy::{Attributes, Each, Message, Sums, Task, labels};
+use tepui_api::secrets::concealed;
 use tepui_api::v1;
 use tepui_master_core::{
     AgentRecord, Deactivation, ExecutorRecord, FrameworkKey, FrameworkRecord, OfferRecord, Quota,
@@ -156,7 +157,7 @@ impl Serialize for Executor<'_> {
             "slave_id": record.agent_id.as_str(),
         );
         if let Some(command) = &record.info.command {
-            map.serialize_entry("command", &Message(command))?;
+            map.serialize_entry("command", &Message(&concealed(command)))?;
         }
         if let Some(given) = &record.info.labels {
             map.serialize_entry("labels", &labels(given))?;

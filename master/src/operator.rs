@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tepui_access::Action;
 use tepui_api::convert::{ResourceFormat, resources_to_wire};
+use tepui_api::secrets::concealed;
 use tepui_api::v1;
 use tepui_api::v1::master::{Call, Response, call, response};
 use tepui_master_core::{
@@ -423,7 +424,7 @@ fn executors(view: &View) -> response::GetExecutors {
         .executors
         .values()
         .map(|record| response::get_executors::Executor {
-            executor_info: v1::ExecutorInfo::clone(&record.info),
+            executor_info: concealed(&*record.info),
             agent_id: v1::AgentId {
                 value: record.agent_id.to_string(),
             },

@@ -275,8 +275,11 @@ fn a_secret_reaches_the_task_and_nobody_else() {
     let (master, agent) = (&cluster.master.address, &cluster.agents[0].address);
     for (server, method, path, body) in [
         (master, "GET", "/state", ""),
+        (master, "GET", "/frameworks", ""),
         (master, "POST", "/api/v1", "{\"type\":\"GET_STATE\"}"),
         (agent, "GET", "/state", ""),
+        (agent, "POST", "/api/v1", "{\"type\":\"GET_STATE\"}"),
+        (agent, "POST", "/api/v1", "{\"type\":\"GET_EXECUTORS\"}"),
     ] {
         let answer = request(server, method, path, &headers, body.as_bytes()).unwrap();
         assert_eq!(answer.status, 200, "{path}");

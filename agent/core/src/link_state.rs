@@ -5,6 +5,7 @@ use std::time::Duration;
 use prost::Message;
 use tepui_api::link::to_agent::Body;
 use tepui_api::link::to_master;
+use tepui_api::secrets::concealed;
 use tepui_api::v1::agent_info::Capability;
 use tepui_api::v1::agent_info::capability::Type;
 use tepui_api::{link, v1};
@@ -167,9 +168,9 @@ impl Core {
             status_update_uuid: forwarded.and_then(|status| status.uuid.clone()),
             labels: info.labels.clone(),
             discovery: info.discovery.clone(),
-            container: info.container.clone(),
+            container: concealed(&info.container),
             user: Some(user.unwrap_or_else(|| framework_user.to_owned())),
-            health_check: info.health_check.clone(),
+            health_check: concealed(&info.health_check),
             kill_policy: info.kill_policy,
             limits: info.limits.clone(),
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tepui_api::convert::task_user;
+use tepui_api::secrets::concealed;
 use tepui_api::v1::{self, TaskState};
 use tepui_model::{ExecutorId, FrameworkId, TaskId};
 
@@ -277,9 +278,9 @@ pub(crate) fn task_of(
         status_update_uuid: None,
         labels: info.labels.clone(),
         discovery: info.discovery.clone(),
-        container: info.container.clone(),
+        container: concealed(&info.container),
         user: Some(task_user(info, framework_user).to_owned()),
-        health_check: info.health_check.clone(),
+        health_check: concealed(&info.health_check),
         kill_policy: info.kill_policy,
         limits: BTreeMap::clone(&info.limits),
     }
