@@ -2,13 +2,13 @@
 //!
 //! One thread writes, in the order given, and makes many writes durable at once; each is reported when it is on disk.
 
-use std::collections::BTreeSet;
-use std::fs::File;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use tepui_agent_core::{Input, Recovered, SaveKey};
+use tepui_agent_core::{Input, Recovered, SaveKey, Write};
 use tepui_model::AgentId;
 use tokio::sync::mpsc;
 
@@ -28,7 +28,7 @@ pub(crate) struct Save {
     /// None for what nobody waits for.
     pub(crate) key: Option<SaveKey>,
     pub(crate) path: String,
-    pub(crate) value: Option<Bytes>,
+    pub(crate) write: Write,
 }
 
 impl Save {
@@ -38,7 +38,7 @@ impl Save {
         [(AGENT, record), (AGENT_ID, id)].map(|(path, value)| Self {
             key: None,
             path: path.to_owned(),
-            value: Some(value),
+            write: Write::Replace(value),
         })
     }
 
@@ -46,7 +46,7 @@ impl Save {
         [AGENT_ID, AGENT].map(|path| Self {
             key: None,
             path: path.to_owned(),
-            value: None,
+            write: Write::Remove,
         })
     }
 }
@@ -124,11 +124,28 @@ pub(crate) fn start(
 
 fn write_all(meta: &Path, batch: &[Save]) -> io::Result<()> {
     let mut touched = BTreeSet::new();
+    // What was appended to and not flushed yet.
+    let mut grown: BTreeMap<PathBuf, File> = BTreeMap::new();
     for save in batch {
         let path = meta.join(inside(Path::new(&save.path))?);
         let parent = path.parent().unwrap_or(meta).to_path_buf();
-        match &save.value {
-            Some(value) => {
+        if !matches!(save.write, Write::Append(_)) {
+            // Nothing may be on disk before what was asked for earlier.
+            flush(&mut grown)?;
+        }
+        match &save.write {
+            Write::Append(value) => {
+                let mut file = match grown.remove(&path) {
+                    Some(file) => file,
+                    None => {
+                        make_directories(meta, &parent, &mut touched)?;
+                        OpenOptions::new().create(true).append(true).open(&path)?
+                    }
+                };
+                file.write_all(value)?;
+                grown.insert(path, file);
+            }
+            Write::Replace(value) => {
                 make_directories(meta, &parent, &mut touched)?;
                 let mut unfinished = path.clone().into_os_string();
                 unfinished.push(UNFINISHED);
@@ -137,13 +154,14 @@ fn write_all(meta: &Path, batch: &[Save]) -> io::Result<()> {
                 file.sync_data()?;
                 std::fs::rename(&unfinished, &path)?;
             }
-            None => match std::fs::remove_file(&path) {
+            Write::Remove => match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             },
         }
         touched.insert(parent);
     }
+    flush(&mut grown)?;
     for directory in &touched {
         match File::open(directory) {
             Ok(directory) => directory.sync_all()?,
@@ -152,9 +170,16 @@ fn write_all(meta: &Path, batch: &[Save]) -> io::Result<()> {
         }
     }
     // Emptied directories go, up to the first that is in use.
-    for save in batch.iter().filter(|save| save.value.is_none()) {
+    for save in batch.iter().filter(|save| save.write == Write::Remove) {
         let mut directory = meta.join(&save.path);
         while directory.pop() && directory != meta && std::fs::remove_dir(&directory).is_ok() {}
+    }
+    Ok(())
+}
+
+fn flush(grown: &mut BTreeMap<PathBuf, File>) -> io::Result<()> {
+    while let Some((_, file)) = grown.pop_first() {
+        file.sync_data()?;
     }
     Ok(())
 }
@@ -180,12 +205,41 @@ mod tests {
     use super::*;
 
     fn save(key: u64, path: &str, value: Option<&str>) -> Save {
-        let value = value.map(|value| Bytes::from(value.to_owned()));
+        let write = match value {
+            Some(value) => Write::Replace(Bytes::from(value.to_owned())),
+            None => Write::Remove,
+        };
         Save {
             key: Some(SaveKey(key)),
             path: path.to_owned(),
-            value,
+            write,
         }
+    }
+
+    fn append(key: u64, path: &str, value: &'static str) -> Save {
+        Save {
+            write: Write::Append(value.into()),
+            ..save(key, path, None)
+        }
+    }
+
+    #[test]
+    fn what_is_appended_comes_behind_what_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let meta = directory.path();
+        let batch = [
+            append(1, "f/a", "one "),
+            append(2, "f/b", "other"),
+            append(3, "f/a", "two"),
+            save(4, "f/b", None),
+            append(5, "f/b", "new"),
+        ];
+        write_all(meta, &batch).unwrap();
+        write_all(meta, &[append(6, "f/a", " three")]).unwrap();
+        let held = |name: &str| std::fs::read_to_string(meta.join(name)).unwrap();
+        assert_eq!((held("f/a"), held("f/b")), ("one two three".into(), "new".into()));
+        write_all(meta, &[save(7, "f/a", Some("anew")), append(8, "f/a", "!")]).unwrap();
+        assert_eq!(held("f/a"), "anew!");
     }
 
     #[tokio::test]

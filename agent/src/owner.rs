@@ -418,10 +418,10 @@ impl Owner {
             Effect::ForgetAgentId => Save::no_agent()
                 .into_iter()
                 .for_each(|save| self.save(save)),
-            Effect::Save { key, path, value } => self.save(Save {
+            Effect::Save { key, path, write } => self.save(Save {
                 key: Some(key),
                 path,
-                value,
+                write,
             }),
             Effect::MakeVolume { directory } => self.volumes.make(&directory),
             Effect::RemoveVolume { directory } => self.volumes.remove(directory),

@@ -237,6 +237,7 @@ impl Core {
                 let update = call.update.ok_or_else(|| {
                     Rejection::new(BAD_REQUEST, "Expected 'update' to be present")
                 })?;
+                self.check_room(&reference, &update.status)?;
                 self.take_update(&reference, update.status)
                     .map_err(|message| {
                         self.count("slave/invalid_status_updates");
@@ -264,6 +265,29 @@ impl Core {
             call::Type::Subscribe => Err(Rejection::new(BAD_REQUEST, "SUBSCRIBE needs a stream")),
             call::Type::Unknown => Err(Rejection::new(NOT_IMPLEMENTED, "Unknown call type")),
         }
+    }
+
+    /// Of what is news there may be too much for the scheduler; the executor keeps it then. How a task ended is taken.
+    fn check_room(
+        &self,
+        reference: &ExecutorRef,
+        status: &v1::TaskStatus,
+    ) -> Result<(), Rejection> {
+        let task_ref = TaskRef {
+            framework: reference.framework.clone(),
+            task: TaskId::from(status.task_id.value.as_str()),
+        };
+        let full = self
+            .task(&task_ref)
+            .is_some_and(|task| task.is_live() && task.stream.is_full());
+        if !full || status.state().is_terminal() {
+            return Ok(());
+        }
+        let message = format!(
+            "Too many updates of task '{}' wait for its scheduler's acknowledgement; send this one again later",
+            task_ref.task
+        );
+        Err(Rejection::new(UNAVAILABLE, message))
     }
 
     fn take_update(

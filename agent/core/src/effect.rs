@@ -28,6 +28,16 @@ impl ExecutorKind {
     }
 }
 
+/// What becomes of a record on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Write {
+    /// It is this and nothing else, or, if the agent stops meanwhile, what it was.
+    Replace(Bytes),
+    /// This comes behind what it holds. If the agent stops meanwhile, a part of it may be there.
+    Append(Bytes),
+    Remove,
+}
+
 /// The executor of a task group, as its tasks see it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parent {
@@ -52,13 +62,12 @@ pub enum Effect {
     },
     /// The next agent in this directory is a new one.
     ForgetAgentId,
-    /// Write a record, or remove it if there is no value. Saves take effect in the order given; each is answered by
-    /// `Input::Saved`.
+    /// Change a record. Saves take effect in the order given; each is answered by `Input::Saved`.
     Save {
         key: SaveKey,
         /// Relative to `work_dir/meta`.
         path: String,
-        value: Option<Bytes>,
+        write: Write,
     },
     /// Make the directory of a persistent volume, unless it is there. Such effects happen in the order given.
     MakeVolume {

@@ -44,7 +44,7 @@ mod wire;
 mod tests;
 
 pub use config::{Config, Recover};
-pub use effect::{Effect, ExecutorKind, Parent};
+pub use effect::{Effect, ExecutorKind, Parent, Write};
 pub use executor::{NATIVE_EXECUTOR_ID, WASM_EXECUTOR_ID};
 pub use input::{
     ConnectionKey, ExecutorRef, Input, Limitation, PrepareFailure, Recovered, RequestKey, SaveKey,

@@ -11,7 +11,7 @@ use tepui_model::{AgentId, FrameworkId, Now, Tick};
 use crate::chance::{Chance, Uuid};
 use crate::config::Config;
 use crate::drain::Draining;
-use crate::effect::Effect;
+use crate::effect::{Effect, Write};
 use crate::executor;
 use crate::framework::Framework;
 use crate::input::{ConnectionKey, ExecutorRef, Input, SaveKey, TaskRef};
@@ -58,6 +58,7 @@ pub(crate) enum Waiting {
     Task(TaskRef),
     Executor(ExecutorRef),
     Update(TaskRef, Uuid),
+    Acknowledgement(TaskRef),
     Holdings,
 }
 
@@ -220,24 +221,21 @@ impl Core {
             Some(Waiting::Task(task)) => self.on_task_saved(&task, key),
             Some(Waiting::Executor(executor)) => self.on_executor_saved(&executor, key),
             Some(Waiting::Update(task, uuid)) => self.on_update_saved(&task, &uuid),
+            Some(Waiting::Acknowledgement(task)) => self.on_acknowledgement_saved(&task, key),
             Some(Waiting::Holdings) => self.on_holdings_saved(key),
             None => {}
         }
     }
 
-    fn new_save_key(&mut self) -> SaveKey {
-        self.next_save += 1;
-        SaveKey(self.next_save)
+    pub(crate) fn save(&mut self, path: &Path, record: &impl Message) -> SaveKey {
+        let value = Bytes::from(record.encode_to_vec());
+        self.write(path.text(), Write::Replace(value))
     }
 
-    pub(crate) fn save(&mut self, path: &Path, record: &impl Message) -> SaveKey {
-        let key = self.new_save_key();
-        let value = Some(Bytes::from(record.encode_to_vec()));
-        self.effects.push(Effect::Save {
-            key,
-            path: path.text(),
-            value,
-        });
+    pub(crate) fn write(&mut self, path: String, write: Write) -> SaveKey {
+        self.next_save += 1;
+        let key = SaveKey(self.next_save);
+        self.effects.push(Effect::Save { key, path, write });
         key
     }
 
@@ -246,12 +244,7 @@ impl Core {
     }
 
     pub(crate) fn remove_record_at(&mut self, path: String) {
-        let key = self.new_save_key();
-        self.effects.push(Effect::Save {
-            key,
-            path,
-            value: None,
-        });
+        self.write(path, Write::Remove);
     }
 
     pub(crate) fn count(&mut self, name: &'static str) {

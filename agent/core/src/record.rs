@@ -2,8 +2,10 @@
 //!
 //! A change to these messages must leave old records readable; one that cannot raises [`FORMAT`].
 
-use bytes::Bytes;
-use prost::Message;
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes};
+use prost::{DecodeError, Message};
 use tepui_api::v1;
 use tepui_model::{ExecutorId, FrameworkId, Resources, TaskId};
 
@@ -100,14 +102,66 @@ pub(crate) struct PodRecord {
     pub(crate) ending: Option<bool>,
 }
 
+/// A task's updates as they stand, or one step of them.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct UpdatesRecord {
+    /// Without data.
     #[prost(message, optional, tag = "1")]
     pub(crate) latest: Option<v1::TaskStatus>,
     #[prost(message, repeated, tag = "2")]
     pub(crate) pending: Vec<v1::TaskStatus>,
+    /// Of updates that were acknowledged, the oldest first.
     #[prost(bytes = "bytes", repeated, tag = "3")]
     pub(crate) seen: Vec<Bytes>,
+    /// The first pending update has been.
+    #[prost(bytes = "bytes", optional, tag = "4")]
+    pub(crate) acknowledged: Option<Bytes>,
+}
+
+impl UpdatesRecord {
+    /// As a part of a log of steps.
+    pub(crate) fn step(&self) -> Bytes {
+        self.encode_length_delimited_to_vec().into()
+    }
+
+    /// What a log of steps comes to, and whether it is whole: its last step may have been cut off when the agent
+    /// stopped, and then nobody was promised anything about it.
+    pub(crate) fn replay(mut log: Bytes) -> Result<(Self, bool), DecodeError> {
+        let mut sum = Self::default();
+        let mut pending = VecDeque::new();
+        let mut whole = true;
+        while log.has_remaining() {
+            let length = prost::decode_length_delimiter(&mut log).unwrap_or(usize::MAX);
+            // Zeros are what a disk may hold of what was never written.
+            if length == 0 || length > log.len() {
+                whole = false;
+                break;
+            }
+            let step = match Self::decode(log.split_to(length)) {
+                Err(_) if log.is_empty() => {
+                    whole = false;
+                    break;
+                }
+                step => step?,
+            };
+            if let Some(acknowledged) = step.acknowledged
+                && pending
+                    .pop_front_if(|first: &mut v1::TaskStatus| first.uuid() == acknowledged)
+                    .is_some()
+            {
+                sum.seen.push(acknowledged);
+            }
+            sum.seen.extend(step.seen);
+            let newest = step.pending.last().map(|status| v1::TaskStatus {
+                data: None,
+                ..status.clone()
+            });
+            sum.latest = step.latest.or(newest).or(sum.latest);
+            pending.extend(step.pending);
+        }
+        sum.pending = pending.into();
+        Ok((sum, whole))
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -162,7 +216,10 @@ pub(crate) enum Path {
     Executor(ExecutorRef),
     Pod(ExecutorRef),
     Task(TaskRef, ExecutorId),
+    /// A log of the steps of its updates.
     Updates(TaskRef, ExecutorId),
+    /// Its updates as they stand, as earlier agents wrote them.
+    OldUpdates(TaskRef, ExecutorId),
     Resources,
 }
 
@@ -206,7 +263,8 @@ impl Path {
                         };
                         match next()? {
                             "task" => Self::Task(task, executor),
-                            "updates" => Self::Updates(task, executor),
+                            "log" => Self::Updates(task, executor),
+                            "updates" => Self::OldUpdates(task, executor),
                             _ => return None,
                         }
                     }
@@ -237,6 +295,9 @@ impl Path {
                 format!("frameworks/{framework}/executors/{executor}/tasks/{task}/task")
             }
             Self::Updates(TaskRef { framework, task }, executor) => {
+                format!("frameworks/{framework}/executors/{executor}/tasks/{task}/log")
+            }
+            Self::OldUpdates(TaskRef { framework, task }, executor) => {
                 format!("frameworks/{framework}/executors/{executor}/tasks/{task}/updates")
             }
         }

@@ -29,6 +29,14 @@ use crate::task::{self, Task};
 use crate::timers::{Timer, Timers};
 use crate::wire;
 
+/// The log of a task's updates.
+#[derive(Default)]
+struct Updates {
+    sum: UpdatesRecord,
+    whole: bool,
+    bytes: usize,
+}
+
 /// The records by kind, so that each is read after what it belongs to.
 #[derive(Default)]
 struct Records {
@@ -36,7 +44,8 @@ struct Records {
     executors: Vec<(ExecutorRef, ExecutorRecord)>,
     pods: Vec<(ExecutorRef, PodRecord)>,
     tasks: Vec<(TaskRef, ExecutorId, TaskRecord)>,
-    updates: BTreeMap<(TaskRef, ExecutorId), UpdatesRecord>,
+    updates: BTreeMap<(TaskRef, ExecutorId), Updates>,
+    old_updates: BTreeMap<(TaskRef, ExecutorId), UpdatesRecord>,
 }
 
 impl Core {
@@ -187,8 +196,15 @@ impl Core {
                 records.tasks.push((task, executor, decode(path, value)?));
             }
             Path::Updates(task, executor) => {
+                let (sum, whole) = UpdatesRecord::replay(value.clone())
+                    .map_err(|error| malformed(path, error.to_string()))?;
+                let bytes = value.len();
+                let updates = Updates { sum, whole, bytes };
+                records.updates.insert((task, executor), updates);
+            }
+            Path::OldUpdates(task, executor) => {
                 let record = decode(path, value)?;
-                records.updates.insert((task, executor), record);
+                records.old_updates.insert((task, executor), record);
             }
         }
         Ok(())
@@ -219,9 +235,14 @@ impl Core {
         }
         for (reference, executor, record) in records.tasks {
             let path = Path::Task(reference.clone(), executor.clone());
-            let updates = records
-                .updates
-                .remove(&(reference.clone(), executor.clone()));
+            let of = (reference.clone(), executor.clone());
+            let old = records.old_updates.get(&of);
+            let updates = records.updates.remove(&of).unwrap_or_else(|| Updates {
+                sum: old.cloned().unwrap_or_default(),
+                whole: old.is_none(),
+                bytes: 0,
+            });
+            let whole = updates.whole;
             let task = recovered_task(record, updates, executor.clone(), &path);
             let task = self.tolerate(task)?;
             let Some((framework, mut task)) =
@@ -253,7 +274,11 @@ impl Core {
                     members.push(reference.task.clone());
                 }
             }
-            framework.tasks.insert(reference.task, task);
+            framework.tasks.insert(reference.task.clone(), task);
+            if !whole {
+                // Nothing may come behind what was cut off.
+                self.log_anew(&reference);
+            }
         }
         if let Some(drain) = records.drain {
             self.resume_draining(drain);
@@ -261,6 +286,10 @@ impl Core {
         // The earlier process was interrupted while it forgot these.
         for (task, executor) in records.updates.into_keys() {
             self.remove_record(&Path::Updates(task, executor));
+        }
+        // Their logs have been written by now.
+        for (task, executor) in records.old_updates.into_keys() {
+            self.remove_record(&Path::OldUpdates(task, executor));
         }
         for framework in self.frameworks.keys().cloned().collect::<Vec<_>>() {
             self.remove_empty_pods(&framework);
@@ -402,18 +431,17 @@ fn recovered_pod(record: PodRecord, path: &Path) -> Result<Pod, RecoverError> {
 
 fn recovered_task(
     record: TaskRecord,
-    updates: Option<UpdatesRecord>,
+    Updates { sum, bytes, .. }: Updates,
     executor: ExecutorId,
     path: &Path,
 ) -> Result<Task, RecoverError> {
     let resources = wire::resources(&record.info.resources)
         .map_err(|error| malformed(&path.text(), error.to_string()))?;
-    let updates = updates.unwrap_or_default();
     let uuid = |bytes: &[u8]| {
         Uuid::try_from(bytes).map_err(|_| malformed(&path.text(), "an update has no uuid"))
     };
     let mut pending = VecDeque::new();
-    for status in updates.pending {
+    for status in sum.pending {
         let uuid = uuid(status.uuid.as_deref().unwrap_or_default())?;
         pending.push_back(Pending {
             uuid,
@@ -422,12 +450,12 @@ fn recovered_task(
             from_executor: true,
         });
     }
-    let seen = updates
+    let seen = sum
         .seen
         .iter()
         .map(|bytes| uuid(bytes))
-        .collect::<Result<VecDeque<_>, _>>()?;
-    let latest = updates.latest.map(Arc::new);
+        .collect::<Result<Vec<_>, _>>()?;
+    let latest = sum.latest.map(Arc::new);
     let state = latest
         .as_ref()
         .map_or(TaskState::TaskStaging, |status| status.state());
@@ -445,7 +473,7 @@ fn recovered_task(
         state,
         history: latest.iter().cloned().collect(),
         latest,
-        stream: Stream::recovered(pending, seen),
+        stream: Stream::recovered(pending, seen, bytes),
         recorded: true,
         ..Task::new(Arc::new(record.info), resources)
     })

@@ -4,12 +4,23 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Message;
 use tepui_api::v1;
 
 use crate::chance::Uuid;
+use crate::input::SaveKey;
 
-/// An executor repeats only what the agent has not acknowledged, so a short memory is enough to know repeats.
+/// An executor repeats only what the agent has not acknowledged, so beside what waits a short memory is enough to know
+/// repeats.
 const REMEMBERED_UUIDS: usize = 64;
+
+/// So many updates of one task may wait for its scheduler, ...
+const MOST_PENDING: usize = 8192;
+/// ... of so many bytes together.
+const MOST_PENDING_BYTES: usize = 8 << 20;
+
+/// A log shorter than this is not worth writing anew.
+const SHORT_LOG: usize = 64 << 10;
 
 #[derive(Debug)]
 pub(crate) struct Pending {
@@ -20,12 +31,25 @@ pub(crate) struct Pending {
     pub(crate) from_executor: bool,
 }
 
+impl Pending {
+    fn bytes(&self) -> usize {
+        self.status.encoded_len()
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Stream {
     pending: VecDeque<Pending>,
     /// The first pending update was sent; how long to wait before it is sent again.
     flight: Option<Duration>,
+    /// An acknowledgement is on the way to the disk. What comes after it must not be told before it is there: an agent
+    /// that is started again would tell what came before once more.
+    settling: Option<SaveKey>,
+    /// Of updates that do not wait any more.
     seen: VecDeque<Uuid>,
+    pending_bytes: usize,
+    /// How long the log of the stream on disk is.
+    log_bytes: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -38,17 +62,45 @@ pub(crate) enum Acknowledgement {
 }
 
 impl Stream {
-    pub(crate) fn recovered(pending: VecDeque<Pending>, seen: VecDeque<Uuid>) -> Self {
+    pub(crate) fn recovered(pending: VecDeque<Pending>, seen: Vec<Uuid>, log: usize) -> Self {
+        let newest = seen.len().saturating_sub(REMEMBERED_UUIDS);
         Self {
+            pending_bytes: pending.iter().map(Pending::bytes).sum(),
             pending,
-            flight: None,
-            seen,
+            seen: seen.into_iter().skip(newest).collect(),
+            log_bytes: log,
+            ..Self::default()
         }
     }
 
     pub(crate) fn push(&mut self, update: Pending) {
-        self.remember(update.uuid);
+        self.pending_bytes += update.bytes();
         self.pending.push_back(update);
+    }
+
+    /// Whether so much waits already that more must wait with who sent it.
+    pub(crate) fn is_full(&self) -> bool {
+        self.pending.len() >= MOST_PENDING || self.pending_bytes >= MOST_PENDING_BYTES
+    }
+
+    /// Counts what was put behind the log; says whether it is time to write it anew.
+    pub(crate) fn logged(&mut self, bytes: usize) -> bool {
+        self.log_bytes += bytes;
+        self.log_bytes > SHORT_LOG.max(2 * self.pending_bytes)
+    }
+
+    pub(crate) fn logged_anew(&mut self, bytes: usize) {
+        self.log_bytes = bytes;
+    }
+
+    pub(crate) fn settle_after(&mut self, key: SaveKey) {
+        self.settling = Some(key);
+    }
+
+    pub(crate) fn settled(&mut self, key: SaveKey) {
+        if self.settling == Some(key) {
+            self.settling = None;
+        }
     }
 
     pub(crate) fn remember(&mut self, uuid: Uuid) {
@@ -59,7 +111,7 @@ impl Stream {
     }
 
     pub(crate) fn was_seen(&self, uuid: &Uuid) -> bool {
-        self.seen.contains(uuid)
+        self.seen.contains(uuid) || self.pending.iter().any(|update| update.uuid == *uuid)
     }
 
     pub(crate) fn seen(&self) -> impl Iterator<Item = &Uuid> {
@@ -88,7 +140,7 @@ impl Stream {
 
     /// The update to send now, if none is under way.
     pub(crate) fn send(&mut self, wait: Duration) -> Option<Arc<v1::TaskStatus>> {
-        if self.flight.is_some() {
+        if self.flight.is_some() || self.settling.is_some() {
             return None;
         }
         let front = self.pending.front().filter(|update| update.saved)?;
@@ -116,7 +168,10 @@ impl Stream {
         match self.pending.front() {
             Some(front) if self.flight.is_some() && front.uuid == uuid => {
                 let terminal = front.status.state().is_terminal();
+                let (uuid, bytes) = (front.uuid, front.bytes());
                 self.pending.pop_front();
+                self.pending_bytes -= bytes;
+                self.remember(uuid);
                 self.flight = None;
                 Acknowledgement::Taken { terminal }
             }

@@ -11,7 +11,7 @@ use tepui_api::{link, v1};
 use tepui_model::{FrameworkId, TaskId};
 
 use crate::chance::Uuid;
-use crate::effect::Effect;
+use crate::effect::{Effect, Write};
 use crate::executor::Cause;
 use crate::input::{ExecutorRef, SaveKey, TaskRef};
 use crate::machine::{Core, Waiting};
@@ -104,6 +104,10 @@ impl Core {
             }),
         });
         let must_be_saved = task.recorded;
+        let step = must_be_saved.then(|| UpdatesRecord {
+            pending: vec![(*status).clone()],
+            ..UpdatesRecord::default()
+        });
         task.stream.push(Pending {
             uuid,
             status,
@@ -111,8 +115,8 @@ impl Core {
             from_executor,
         });
         self.count("slave/valid_status_updates");
-        if must_be_saved {
-            if let Some(key) = self.save_updates(reference) {
+        if let Some(step) = step {
+            if let Some(key) = self.log_step(reference, &step) {
                 self.saves
                     .insert(key, Waiting::Update(reference.clone(), uuid));
             }
@@ -185,23 +189,31 @@ impl Core {
         }
     }
 
-    fn save_updates(&mut self, reference: &TaskRef) -> Option<SaveKey> {
-        let task = self.task(reference)?;
+    /// Puts the step behind the log of the task's updates, or, when that has become long, writes the log anew.
+    fn log_step(&mut self, reference: &TaskRef, step: &UpdatesRecord) -> Option<SaveKey> {
+        let task = self.task_mut(reference)?;
+        let step = step.step();
+        if task.stream.logged(step.len()) {
+            return self.log_anew(reference);
+        }
         let path = Path::Updates(reference.clone(), task.executor.clone()?);
+        Some(self.write(path.text(), Write::Append(step)))
+    }
+
+    pub(crate) fn log_anew(&mut self, reference: &TaskRef) -> Option<SaveKey> {
+        let task = self.task_mut(reference)?;
+        let path = Path::Updates(reference.clone(), task.executor.clone()?);
+        let pending = task.stream.pending();
+        let seen = task.stream.seen();
         let record = UpdatesRecord {
             latest: task.latest.as_deref().cloned(),
-            pending: task
-                .stream
-                .pending()
-                .map(|update| (*update.status).clone())
-                .collect(),
-            seen: task
-                .stream
-                .seen()
-                .map(|uuid| Bytes::copy_from_slice(uuid))
-                .collect(),
+            pending: pending.map(|update| (*update.status).clone()).collect(),
+            seen: seen.map(|uuid| Bytes::copy_from_slice(uuid)).collect(),
+            acknowledged: None,
         };
-        Some(self.save(&path, &record))
+        let log = record.step();
+        task.stream.logged_anew(log.len());
+        Some(self.write(path.text(), Write::Replace(log)))
     }
 
     pub(crate) fn on_update_saved(&mut self, reference: &TaskRef, uuid: &Uuid) {
@@ -343,11 +355,28 @@ impl Core {
             self.remove_framework_if_empty(&reference.framework);
             return;
         }
-        if recorded {
-            // Nothing waits for this write: losing it sends the update once more, which the master knows to ignore.
-            self.save_updates(reference);
+        if !recorded {
+            self.forward(reference);
+            return;
         }
-        self.forward(reference);
+        let step = UpdatesRecord {
+            acknowledged: Some(Bytes::copy_from_slice(uuid)),
+            ..UpdatesRecord::default()
+        };
+        if let Some(key) = self.log_step(reference, &step) {
+            if let Some(task) = self.task_mut(reference) {
+                task.stream.settle_after(key);
+            }
+            self.saves
+                .insert(key, Waiting::Acknowledgement(reference.clone()));
+        }
+    }
+
+    pub(crate) fn on_acknowledgement_saved(&mut self, reference: &TaskRef, key: SaveKey) {
+        if let Some(task) = self.task_mut(reference) {
+            task.stream.settled(key);
+            self.forward(reference);
+        }
     }
 
     /// Keeps of the task only what leads to its files.

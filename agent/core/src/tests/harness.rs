@@ -15,7 +15,7 @@ use tepui_model::{AgentId, ExecutorId, FrameworkId, Now, TaskId};
 
 use crate::{
     Config, ConnectionKey, Core, Effect, ExecutorRef, Input, RecoverError, Recovered, RequestKey,
-    SaveKey, TaskRef,
+    SaveKey, TaskRef, Write,
 };
 
 pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(75);
@@ -29,7 +29,7 @@ pub(super) struct Agent {
     pub(super) saved_agent: Option<Bytes>,
     /// While set, writes wait in `held` until `release`.
     pub(super) hold_saves: bool,
-    pub(super) held: VecDeque<(SaveKey, String, Option<Bytes>)>,
+    pub(super) held: VecDeque<(SaveKey, String, Write)>,
     pub(super) tokens: BTreeMap<ExecutorRef, String>,
     next_key: u64,
 }
@@ -110,8 +110,8 @@ impl Agent {
         let mut index = 0;
         while index < effects.len() {
             match effects[index].clone() {
-                Effect::Save { key, path, value } => {
-                    self.held.push_back((key, path, value));
+                Effect::Save { key, path, write } => {
+                    self.held.push_back((key, path, write));
                     if !self.hold_saves {
                         effects.extend(self.release());
                     }
@@ -134,13 +134,21 @@ impl Agent {
 
     /// The oldest write that waits is done.
     pub(super) fn release(&mut self) -> Vec<Effect> {
-        let Some((key, path, value)) = self.held.pop_front() else {
+        let Some((key, path, write)) = self.held.pop_front() else {
             return Vec::new();
         };
-        match value {
-            Some(value) => self.disk.insert(path, value),
-            None => self.disk.remove(&path),
-        };
+        match write {
+            Write::Replace(value) => {
+                self.disk.insert(path, value);
+            }
+            Write::Append(value) => {
+                let held = self.disk.entry(path).or_default();
+                *held = [&held[..], &value[..]].concat().into();
+            }
+            Write::Remove => {
+                self.disk.remove(&path);
+            }
+        }
         let effects = self.core.apply(self.now, Input::Saved { key });
         self.core.check_invariants();
         if self.hold_saves {
@@ -152,8 +160,8 @@ impl Agent {
     fn note(&mut self, effects: &[Effect]) {
         for effect in effects {
             match effect {
-                Effect::Save { key, path, value } => {
-                    self.held.push_back((*key, path.clone(), value.clone()))
+                Effect::Save { key, path, write } => {
+                    self.held.push_back((*key, path.clone(), write.clone()))
                 }
                 Effect::StartExecutor {
                     executor, token, ..

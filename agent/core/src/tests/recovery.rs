@@ -13,7 +13,7 @@ use tepui_model::Now;
 use super::harness::*;
 use crate::record::{ExecutorRecord, FrameworkRecord, Path, TaskRecord, UpdatesRecord};
 use crate::{
-    Config, Core, Effect, Input, Reconfiguration, Recover, RecoverError, Recovered, TaskView,
+    Config, Core, Effect, Input, Reconfiguration, Recover, RecoverError, Recovered, TaskView, Write,
 };
 
 #[test]
@@ -283,8 +283,150 @@ fn the_layout_of_records_is_what_earlier_agents_wrote() {
         latest: None,
         pending: Vec::new(),
         seen: vec![Bytes::from_static(b"uu")],
+        acknowledged: Some(Bytes::from_static(b"a")),
     };
-    assert_eq!(record.encode_to_vec(), b"\x1a\x02uu");
+    assert_eq!(record.encode_to_vec(), b"\x1a\x02uu\x22\x01a");
+    assert_eq!(&record.step()[..], b"\x07\x1a\x02uu\x22\x01a");
+}
+
+#[test]
+fn the_next_update_is_told_only_once_the_acknowledgement_of_the_last_is_on_disk() {
+    let mut agent = Agent::registered();
+    let (task, executor, _) = agent.run(&checkpointing("F"), "a");
+    let first = the_update(&agent.update(&executor, &task, TaskState::TaskRunning));
+    agent.update(&executor, &task, TaskState::TaskFinished);
+    agent.hold_saves = true;
+    let uuid = first.status.uuid.clone().unwrap();
+    assert_eq!(updates(&agent.acknowledge(&task, &uuid)), []);
+    // Neither a new link nor a scheduler that subscribes again brings it out sooner.
+    agent.apply(Input::LinkDown);
+    assert_eq!(updates(&agent.link_up()), []);
+    let effects = agent.release();
+    assert_eq!(the_update(&effects).status.state(), TaskState::TaskFinished);
+    agent.hold_saves = false;
+    agent.restart();
+    agent.subscribe(&executor);
+    let again = the_update(&agent.link_up());
+    assert_eq!(again.status.state(), TaskState::TaskFinished);
+}
+
+/// One that knows of killing as well.
+fn checkpointing_aware() -> v1::FrameworkInfo {
+    v1::FrameworkInfo {
+        checkpoint: Some(true),
+        ..aware("F")
+    }
+}
+
+#[test]
+fn what_a_crash_cut_off_is_dropped_and_nothing_comes_behind_it() {
+    let mut agent = Agent::registered();
+    let (task, executor, _) = agent.run(&checkpointing_aware(), "a");
+    let path = Path::Updates(task.clone(), executor.executor.clone()).text();
+    let running = agent.update(&executor, &task, TaskState::TaskRunning);
+    let whole = agent.disk[&path].clone();
+    agent.update(&executor, &task, TaskState::TaskFinished);
+    let longer = agent.disk[&path].clone();
+    for end in [
+        longer.slice(whole.len()..longer.len() - 1),
+        longer.slice(whole.len()..whole.len() + 1),
+        Bytes::from_static(&[0; 9]),
+    ] {
+        let torn: Bytes = [&whole[..], &end[..]].concat().into();
+        agent.disk.insert(path.clone(), torn);
+        agent.restart();
+        agent.subscribe(&executor);
+        assert_eq!(the_update(&agent.link_up()), the_update(&running));
+        agent.update(&executor, &task, TaskState::TaskKilling);
+        agent.restart();
+        agent.subscribe(&executor);
+        assert_eq!(the_update(&agent.link_up()).status, the_update(&running).status);
+        assert_eq!(agent.core.find_task(&task).unwrap().state, TaskState::TaskKilling);
+    }
+    let (head, tail) = (&whole[..4], &whole[4..]);
+    let damaged = [head, &[0xff; 8], &tail[8..], &whole].concat();
+    agent.disk.insert(path, damaged.into());
+    assert!(matches!(
+        agent.restart_as(config()),
+        Err(RecoverError::Malformed { .. })
+    ));
+}
+
+#[test]
+fn updates_that_an_earlier_agent_wrote_are_read() {
+    let mut agent = Agent::registered();
+    let (task, executor, _) = agent.run(&checkpointing_aware(), "a");
+    let sent = agent.update(&executor, &task, TaskState::TaskKilling);
+    let log = Path::Updates(task.clone(), executor.executor.clone()).text();
+    let (sum, whole) = UpdatesRecord::replay(agent.disk.remove(&log).unwrap()).unwrap();
+    assert!(whole);
+    let old = Path::OldUpdates(task.clone(), executor.executor.clone()).text();
+    agent.disk.insert(old.clone(), sum.encode_to_vec().into());
+    agent.restart();
+    agent.subscribe(&executor);
+    assert_eq!(the_update(&agent.link_up()), the_update(&sent));
+    assert!(!agent.disk.contains_key(&old) && agent.disk.contains_key(&log));
+}
+
+#[test]
+fn what_is_written_for_an_update_does_not_grow_with_how_many_there_are() {
+    let mut agent = Agent::registered();
+    let (task, executor, _) = agent.run(&checkpointing("F"), "a");
+    let path = Path::Updates(task.clone(), executor.executor.clone()).text();
+    let written = |effects: &[Effect]| -> usize {
+        let bytes = effects.iter().map(|effect| match effect {
+            Effect::Save {
+                write: Write::Append(value) | Write::Replace(value),
+                ..
+            } => value.len(),
+            _ => 0,
+        });
+        bytes.sum()
+    };
+    let (count, mut all) = (3000, 0);
+    let mut next = None;
+    for _ in 0..count {
+        let effects = agent.update(&executor, &task, TaskState::TaskRunning);
+        all += written(&effects);
+        next = next.or_else(|| updates(&effects).pop());
+    }
+    let pending = agent.disk[&path].len();
+    let mut told = 0;
+    while let Some(update) = next.take() {
+        told += 1;
+        let effects = agent.acknowledge(&task, &update.status.uuid.unwrap());
+        all += written(&effects);
+        next = updates(&effects).pop();
+    }
+    assert_eq!(told, count);
+    assert!(all < 8 * pending, "{all} bytes for {pending}");
+    let left = agent.disk[&path].len();
+    assert!(left < pending / 4, "{left} of {pending} bytes are left");
+    agent.restart();
+    agent.subscribe(&executor);
+    assert_eq!(updates(&agent.link_up()), []);
+    assert_eq!(agent.core.find_task(&task).unwrap().state, TaskState::TaskRunning);
+}
+
+#[test]
+fn an_executor_whose_updates_nobody_acknowledges_has_to_wait() {
+    let mut agent = Agent::registered();
+    let (task, executor, _) = agent.run(&aware("F"), "a");
+    let mut taken = 0;
+    loop {
+        let mut status = agent.status(&task, TaskState::TaskRunning);
+        status.data = Some(vec![0; 1 << 20].into());
+        let (code, message) = answer(&agent.send(&executor, status));
+        if code == 503 {
+            assert!(message.contains("send this one again later"), "{message}");
+            break;
+        }
+        assert_eq!(code, 202);
+        taken += 1;
+    }
+    assert_eq!(taken, 8);
+    let effects = agent.update(&executor, &task, TaskState::TaskFinished);
+    assert_eq!(answer(&effects).0, 202, "how it ended is taken");
 }
 
 fn with_resources(cpus: f64) -> Config {
