@@ -453,6 +453,7 @@ impl Core {
             resources: launchable.resources,
             charged: false,
             forwarded_uuid: None,
+            acknowledged_uuid: None,
         });
         self.draw(accepted, launchable.left);
         Ok(new_executor)

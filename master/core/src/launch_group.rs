@@ -181,6 +181,7 @@ impl Core {
                 resources,
                 charged: false,
                 forwarded_uuid: None,
+                acknowledged_uuid: None,
             });
         }
         let launch = link::Launch {

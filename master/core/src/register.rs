@@ -629,6 +629,7 @@ impl Core {
             resources,
             charged: false,
             forwarded_uuid,
+            acknowledged_uuid: None,
         })
     }
 

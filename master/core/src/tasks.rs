@@ -76,7 +76,10 @@ impl Core {
     pub(crate) fn advance_task(&mut self, key: TaskKey, state: TaskState) -> bool {
         let task = &mut self.tasks[key];
         let current = task.state();
-        if current.is_terminal() || current == state || rank(state) < rank(current) {
+        // An executor that said that it lost sight of its task may find it again.
+        let lost_sight = matches!(current, TaskState::TaskUnreachable | TaskState::TaskUnknown);
+        let back = rank(state) < rank(current) && !lost_sight;
+        if current.is_terminal() || current == state || back {
             return false;
         }
         task.wire.state = state.into();

@@ -31,11 +31,14 @@ impl Core {
             return;
         };
         let known = self.find_task(framework, &status.task_id.value);
-        let Some(key) =
-            known.filter(|key| self.tasks[*key].agent == agent && self.is_next(*key, &status))
-        else {
+        let Some(key) = known.filter(|key| {
+            self.tasks[*key].agent == agent
+                && self.is_next(*key, &status)
+                && !self.is_acknowledged(*key, &status)
+        }) else {
             self.metrics.count("master/invalid_status_updates");
-            // The task has had its last word already; the agent is told to keep this one to itself.
+            // The task has had its last word already, or its scheduler has acknowledged this one; the agent is told to
+            // keep it to itself.
             if let Some(uuid) = status.uuid {
                 let acknowledge = link::Acknowledge {
                     framework_id,
@@ -82,6 +85,11 @@ impl Core {
         }
     }
 
+    /// An agent that lost the acknowledgement sends the update again, and the scheduler is past it.
+    fn is_acknowledged(&self, key: TaskKey, status: &v1::TaskStatus) -> bool {
+        status.uuid.is_some() && status.uuid == self.tasks[key].acknowledged_uuid
+    }
+
     pub(crate) fn acknowledge(&mut self, framework: FrameworkKey, acknowledge: call::Acknowledge) {
         self.metrics
             .count("master/messages_status_update_acknowledgement");
@@ -106,8 +114,11 @@ impl Core {
         }
         self.metrics
             .count("master/valid_status_update_acknowledgements");
-        let ended = task.forwarded_uuid.as_ref() == Some(&uuid)
-            && task.wire.status_update_state().is_terminal();
+        let latest = task.forwarded_uuid.as_ref() == Some(&uuid);
+        let ended = latest && task.wire.status_update_state().is_terminal();
+        if latest {
+            self.tasks[key].acknowledged_uuid = Some(uuid.clone());
+        }
         let framework_id = crate::wire::framework_id(self.framework_id(framework));
         let forwarded = link::Acknowledge {
             framework_id,

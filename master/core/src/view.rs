@@ -147,6 +147,8 @@ pub struct TaskRecord {
     pub(crate) charged: bool,
     /// The uuid of the update that was forwarded last, if it has one.
     pub(crate) forwarded_uuid: Option<Bytes>,
+    /// The uuid of the update that its scheduler acknowledged last.
+    pub(crate) acknowledged_uuid: Option<Bytes>,
 }
 
 impl TaskRecord {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tepui_api::link::{self, to_agent, to_master};
 use tepui_api::v1::TaskState::{
     TaskFailed, TaskFinished, TaskGone, TaskKilled, TaskLost, TaskRunning, TaskStaging,
-    TaskStarting, TaskUnknown,
+    TaskStarting, TaskUnknown, TaskUnreachable,
 };
 use tepui_api::v1::scheduler::{Call, call};
 use tepui_api::v1::task_status::Reason;
@@ -113,6 +113,37 @@ fn an_update_that_is_sent_again_is_passed_on_again() {
     let uuid = cluster.update(&scheduler, &agent, "t", TaskFinished);
     cluster.resend(&scheduler, &agent, "t", TaskFinished, TaskFinished, &uuid);
     assert_eq!(cluster.statuses(&scheduler).len(), 2);
+}
+
+#[test]
+fn what_a_scheduler_has_acknowledged_it_does_not_get_again() {
+    let (mut cluster, agent, scheduler) = running();
+    let first = cluster.update_with_latest(&scheduler, &agent, "t", TaskStarting, TaskRunning);
+    cluster.acknowledge(&scheduler, &agent, "t", &first);
+    assert_eq!(cluster.statuses(&scheduler).len(), 1);
+    // The agent was killed before it wrote the acknowledgement down.
+    let agent = cluster.register(reregister(&agent, "cpus:4;mem:1024", cluster.reported()));
+    cluster.messages(&agent);
+    cluster.resend(&scheduler, &agent, "t", TaskStarting, TaskRunning, &first);
+    assert_eq!(cluster.statuses(&scheduler), []);
+    assert!(matches!(
+        &cluster.messages(&agent)[..],
+        [to_agent::Body::Acknowledge(acknowledge)] if acknowledge.uuid == first
+    ));
+    cluster.update(&scheduler, &agent, "t", TaskRunning);
+    assert_eq!(cluster.statuses(&scheduler)[0].state(), TaskRunning);
+}
+
+#[test]
+fn a_task_its_executor_lost_sight_of_may_be_found_again() {
+    let mut cluster = Cluster::new();
+    let agent = cluster.agent("cpus:4;mem:1024");
+    let scheduler = cluster.subscribe(partition_aware("one"));
+    cluster.start(&scheduler, "t");
+    for state in [TaskUnreachable, TaskRunning, TaskUnknown, TaskRunning] {
+        cluster.update(&scheduler, &agent, "t", state);
+        assert_eq!(cluster.reported()[0].state(), state);
+    }
 }
 
 #[test]
