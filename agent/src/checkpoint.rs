@@ -237,7 +237,10 @@ mod tests {
         write_all(meta, &batch).unwrap();
         write_all(meta, &[append(6, "f/a", " three")]).unwrap();
         let held = |name: &str| std::fs::read_to_string(meta.join(name)).unwrap();
-        assert_eq!((held("f/a"), held("f/b")), ("one two three".into(), "new".into()));
+        assert_eq!(
+            (held("f/a"), held("f/b")),
+            ("one two three".into(), "new".into())
+        );
         write_all(meta, &[save(7, "f/a", Some("anew")), append(8, "f/a", "!")]).unwrap();
         assert_eq!(held("f/a"), "anew!");
     }

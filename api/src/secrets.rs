@@ -127,9 +127,8 @@ mod tests {
                 {{ "name": "HIDDEN", "type": "SECRET", "secret": {secret} }},
                 {{ "name": "ELSEWHERE", "type": "SECRET", "secret": {reference} }} ] }} }}"#
         );
-        let image = format!(
-            r#"{{ "type": "DOCKER", "docker": {{ "name": "i", "config": {secret} }} }}"#
-        );
+        let image =
+            format!(r#"{{ "type": "DOCKER", "docker": {{ "name": "i", "config": {secret} }} }}"#);
         let container = format!(
             r#"{{ "type": "MESOS", "mesos": {{ "image": {image} }}, "volumes": [
                 {{ "container_path": "a", "mode": "RO", "image": {image} }},

@@ -245,7 +245,11 @@ impl Core {
     pub(crate) fn shut_executor_down(&mut self, reference: &ExecutorRef, idle: bool) {
         let default_grace = self.config.executor_shutdown_grace_period;
         let Some(executor) = self.executor_mut(reference) else {
-            self.shut_pod_down(reference);
+            if self.pod(reference).is_some() {
+                self.shut_pod_down(reference);
+            } else {
+                self.shut_command_down(reference);
+            }
             return;
         };
         match executor.stage {
@@ -274,6 +278,25 @@ impl Core {
                 });
             }
             Stage::Terminating { .. } | Stage::Destroyed { .. } => {}
+        }
+    }
+
+    /// What a framework knows as the executor of a command is its task.
+    fn shut_command_down(&mut self, reference: &ExecutorRef) {
+        let task = TaskRef {
+            framework: reference.framework.clone(),
+            task: TaskId::from(reference.executor.as_str()),
+        };
+        if self
+            .task(&task)
+            .is_some_and(|task| task.told_executor.is_none())
+        {
+            let grace = self.config.executor_shutdown_grace_period;
+            let nanoseconds = i64::try_from(grace.as_nanos()).unwrap_or(i64::MAX);
+            let policy = v1::KillPolicy {
+                grace_period: Some(v1::DurationInfo { nanoseconds }),
+            };
+            self.kill_task(&task, Some(policy));
         }
     }
 

@@ -189,6 +189,7 @@ impl Core {
             .map_err(|error| Refusal::invalid(error.to_string()))?;
         self.check_known(&resources)?;
         let Some(executor) = &info.executor else {
+            self.check_own_executor(framework, &info.task_id.value)?;
             return Ok(Examined {
                 resources,
                 custom: None,
@@ -242,6 +243,27 @@ impl Core {
             resources,
             custom: Some((id, own)),
         })
+    }
+
+    /// A framework knows the executor of a command by the task's id, so it can have no other of that id here.
+    fn check_own_executor(&self, framework: &FrameworkId, task: &str) -> Result<(), Refusal> {
+        let reference = ExecutorRef {
+            framework: framework.clone(),
+            executor: ExecutorId::from(task),
+        };
+        let known = self.executor(&reference);
+        if known.is_some_and(|executor| !executor.kind.is_built_in())
+            || self.pod(&reference).is_some()
+        {
+            return Err(Refusal {
+                state: TaskState::TaskDropped,
+                reason: Reason::TaskInvalid,
+                message: format!(
+                    "The executor '{task}' is there already; a command task cannot have it as its own"
+                ),
+            });
+        }
+        Ok(())
     }
 
     pub(crate) fn check_known(&self, resources: &Resources) -> Result<(), Refusal> {

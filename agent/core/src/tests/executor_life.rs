@@ -324,3 +324,35 @@ fn an_executor_that_ends_while_its_agent_registers_is_told_of() {
         "its task's end follows"
     );
 }
+
+#[test]
+fn a_command_whose_executor_is_shut_down_is_killed() {
+    let mut agent = Agent::registered();
+    let (task, executor, _) = agent.run(&aware("F"), "a");
+    agent.run(&aware("F"), "b");
+    let effects = shutdown_executor(&mut agent, "a");
+    let [event] = &events(&effects)[..] else {
+        panic!("{effects:?}")
+    };
+    let kill = event.kill.clone().unwrap();
+    assert_eq!(kill.task_id.value, "a");
+    let grace = kill.kill_policy.unwrap().grace_period.unwrap();
+    assert_eq!(grace.nanoseconds, 5_000_000_000);
+    agent.update(&executor, &task, TaskState::TaskKilled);
+    assert!(agent.core.find_task(&task_ref("F", "b")).unwrap().state == TaskState::TaskRunning);
+}
+
+#[test]
+fn a_command_cannot_have_a_live_executors_id() {
+    let mut agent = Agent::registered();
+    agent.launch(&aware("F"), vec![custom_task("a", "mine")]);
+    agent.subscribe(&executor_ref("F", "mine"));
+    let effects = agent.launch(&aware("F"), vec![task_info("mine")]);
+    assert_eq!(
+        told(&effects),
+        (TaskState::TaskDropped, Reason::TaskInvalid)
+    );
+    // What the agent calls its own executors is nothing to a framework.
+    let effects = agent.launch(&aware("F"), vec![task_info(WASM)]);
+    assert_eq!(updates(&effects), []);
+}

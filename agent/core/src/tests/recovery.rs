@@ -340,8 +340,14 @@ fn what_a_crash_cut_off_is_dropped_and_nothing_comes_behind_it() {
         agent.update(&executor, &task, TaskState::TaskKilling);
         agent.restart();
         agent.subscribe(&executor);
-        assert_eq!(the_update(&agent.link_up()).status, the_update(&running).status);
-        assert_eq!(agent.core.find_task(&task).unwrap().state, TaskState::TaskKilling);
+        assert_eq!(
+            the_update(&agent.link_up()).status,
+            the_update(&running).status
+        );
+        assert_eq!(
+            agent.core.find_task(&task).unwrap().state,
+            TaskState::TaskKilling
+        );
     }
     let (head, tail) = (&whole[..4], &whole[4..]);
     let damaged = [head, &[0xff; 8], &tail[8..], &whole].concat();
@@ -405,7 +411,10 @@ fn what_is_written_for_an_update_does_not_grow_with_how_many_there_are() {
     agent.restart();
     agent.subscribe(&executor);
     assert_eq!(updates(&agent.link_up()), []);
-    assert_eq!(agent.core.find_task(&task).unwrap().state, TaskState::TaskRunning);
+    assert_eq!(
+        agent.core.find_task(&task).unwrap().state,
+        TaskState::TaskRunning
+    );
 }
 
 #[test]
