@@ -23,7 +23,7 @@ pub(crate) struct Links {
 #[derive(Default)]
 struct State {
     /// Weak: the core's owner decides how long a link lives.
-    senders: HashMap<LinkKey, mpsc::WeakSender<link::ToAgent>>,
+    senders: HashMap<LinkKey, mpsc::WeakSender<Box<link::ToAgent>>>,
     /// Where links come from.
     addresses: HashMap<LinkKey, IpAddr>,
     waiting: BTreeMap<u64, Waiting>,
@@ -40,7 +40,7 @@ impl Links {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn open(&self, sender: mpsc::WeakSender<link::ToAgent>) -> LinkKey {
+    pub(crate) fn open(&self, sender: mpsc::WeakSender<Box<link::ToAgent>>) -> LinkKey {
         let link = LinkKey(self.next_link.fetch_add(1, Ordering::Relaxed) + 1);
         self.state().senders.insert(link, sender);
         link
@@ -62,7 +62,7 @@ impl Links {
             .get(&link)
             .and_then(mpsc::WeakSender::upgrade);
         if let Some(sender) = sender {
-            let _ = sender.try_send(link::ToAgent { body: Some(body) });
+            let _ = sender.try_send(Box::new(link::ToAgent { body: Some(body) }));
         }
     }
 
@@ -113,9 +113,9 @@ impl Links {
             },
         );
         if outgoing
-            .try_send(link::ToAgent {
+            .try_send(Box::new(link::ToAgent {
                 body: Some(request(request_id)),
-            })
+            }))
             .is_err()
         {
             state.waiting.remove(&request_id);
@@ -135,7 +135,7 @@ fn cancel(state: &State, link: LinkKey, request_id: u64) {
     if let Some(outgoing) = state.senders.get(&link).and_then(mpsc::WeakSender::upgrade) {
         let body = to_agent::Body::CancelFile(link::CancelFile { request_id });
         // With the queue full the link is about to be closed, and that cancels too.
-        let _ = outgoing.try_send(link::ToAgent { body: Some(body) });
+        let _ = outgoing.try_send(Box::new(link::ToAgent { body: Some(body) }));
     }
 }
 

@@ -21,9 +21,10 @@ use tepui_api::media::{self, MediaType};
 use tepui_api::required::Described;
 use tepui_api::v1::{master, scheduler};
 use tepui_master_core::{StreamKey, View};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::body::{self, Packed};
+use crate::feed;
 use crate::owner::{Message as OwnerMessage, OperatorSubscription, Reply};
 use crate::shared::{Refusal, Shared, method_not_allowed};
 use crate::stream::{EventBody, Streamed};
@@ -231,7 +232,7 @@ async fn scheduler_call(State(shared): State<Arc<Shared>>, request: Request) -> 
 
 fn event_body<E: Streamed>(
     shared: &Shared,
-    events: mpsc::Receiver<E>,
+    events: feed::Receiver<E>,
     media: MediaType,
     stream: StreamKey,
 ) -> EventBody<E> {

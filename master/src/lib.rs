@@ -12,6 +12,7 @@ mod config;
 mod connections;
 mod explain;
 mod explain_json;
+mod feed;
 mod files;
 mod holdings;
 mod http;

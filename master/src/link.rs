@@ -150,7 +150,7 @@ enum LinkError {
 }
 
 struct LinkBody {
-    outgoing: mpsc::Receiver<link::ToAgent>,
+    outgoing: mpsc::Receiver<Box<link::ToAgent>>,
     /// Dropping the body tells the reader.
     _gone: DropGuard,
 }

@@ -1,7 +1,7 @@
 //! The one task that owns the core: takes what came in, lets the core decide, performs what it decided.
 //!
-//! It never waits for a peer. Each stream and each link has a bounded queue, emptied by the task of its connection,
-//! which also does the encoding; a queue that is full means a peer that does not keep up, and it is closed.
+//! It never waits for a peer. Each stream and each link has a bounded queue, emptied by the task of its connection;
+//! a queue that is full means a peer that does not keep up, and it is closed.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,13 +16,17 @@ use tepui_model::{Now, Tick};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::feed;
 use crate::operator_events::OperatorEvent;
 use crate::shared::{Gauges, wall_ns};
 use crate::store::{StoreError, Writer};
+use crate::stream::SchedulerEvent;
 
 /// What is taken from the inbox before effects are performed: enough to share a view and a commit, little enough that
 /// nobody waits long.
 const MAX_BATCH: usize = 256;
+/// With so many effects nothing more is decided before they are performed.
+const MANY_EFFECTS: usize = 4096;
 
 pub(crate) enum Message {
     SchedulerCall {
@@ -43,7 +47,7 @@ pub(crate) enum Message {
     },
     LinkOpened {
         link: LinkKey,
-        sender: mpsc::Sender<link::ToAgent>,
+        sender: mpsc::Sender<Box<link::ToAgent>>,
     },
     FromAgent {
         link: LinkKey,
@@ -68,7 +72,7 @@ pub(crate) struct OperatorSubscription {
     pub(crate) stream: StreamKey,
     /// As it was before the first event.
     pub(crate) view: Arc<View>,
-    pub(crate) events: mpsc::Receiver<Arc<OperatorEvent>>,
+    pub(crate) events: feed::Receiver<Arc<OperatorEvent>>,
 }
 
 pub(crate) enum Reply {
@@ -77,7 +81,7 @@ pub(crate) enum Reply {
     Subscribed {
         stream: StreamKey,
         stream_id: String,
-        events: mpsc::Receiver<scheduler::Event>,
+        events: feed::Receiver<SchedulerEvent>,
     },
     Refused {
         status: u16,
@@ -106,7 +110,7 @@ pub(crate) struct Limits {
 /// An operator's end of its stream.
 struct Listener {
     principal: Option<String>,
-    sender: mpsc::Sender<Arc<OperatorEvent>>,
+    sender: feed::Sender<Arc<OperatorEvent>>,
 }
 
 struct Pending {
@@ -123,11 +127,13 @@ pub(crate) struct Owner {
     /// Where the writer says that it is done. Weak, so that the inbox ends when its other senders are gone.
     inbox: mpsc::WeakSender<Message>,
     next_key: u64,
+    /// Counts what is performed in one go.
+    step: u64,
     requests: HashMap<RequestKey, Pending>,
-    streams: HashMap<StreamKey, mpsc::Sender<scheduler::Event>>,
+    streams: HashMap<StreamKey, feed::Sender<SchedulerEvent>>,
     /// The oldest first.
     operators: BTreeMap<StreamKey, Listener>,
-    links: BTreeMap<LinkKey, mpsc::Sender<link::ToAgent>>,
+    links: BTreeMap<LinkKey, mpsc::Sender<Box<link::ToAgent>>>,
     /// What performing an effect brought to light; the core hears of it next.
     followups: VecDeque<Input>,
     view: Option<Arc<View>>,
@@ -160,6 +166,7 @@ impl Owner {
             writer,
             inbox,
             next_key: 0,
+            step: 0,
             requests: HashMap::new(),
             streams: HashMap::new(),
             operators: BTreeMap::new(),
@@ -214,6 +221,9 @@ impl Owner {
                 }
                 self.on_message(message);
                 self.decide(&mut effects);
+                if effects.len() > MANY_EFFECTS {
+                    self.perform_all(std::mem::take(&mut effects));
+                }
             }
             self.decide(&mut effects);
             self.perform_all(effects);
@@ -242,6 +252,7 @@ impl Owner {
     /// Performs effects until nothing follows from performing them.
     fn perform_all(&mut self, mut effects: Vec<Effect>) {
         while !effects.is_empty() {
+            self.step += 1;
             for effect in std::mem::take(&mut effects) {
                 self.perform(effect);
             }
@@ -327,8 +338,8 @@ impl Owner {
         match effect {
             Effect::Answer { request, answer } => self.answer(request, answer),
             Effect::Send { stream, event } => {
-                if let Some(sender) = self.streams.get(&stream)
-                    && let Err(error) = sender.try_send(event)
+                if let Some(sender) = self.streams.get_mut(&stream)
+                    && let Err(error) = sender.send(self.step, SchedulerEvent::new(&event))
                 {
                     tracing::warn!(stream = stream.0, %error, "a scheduler does not keep up; its stream is closed");
                     self.streams.remove(&stream);
@@ -384,7 +395,7 @@ impl Owner {
             (Answer::Done, _) => Reply::Done,
             (Answer::Refused { status, message }, _) => Reply::Refused { status, message },
             (Answer::Subscribed, Some((stream, stream_id))) => {
-                let (sender, events) = mpsc::channel(self.limits.stream_queue);
+                let (sender, events) = feed::feed(self.limits.stream_queue);
                 self.streams.insert(stream, sender);
                 if reply
                     .send(Reply::Subscribed {
@@ -432,7 +443,7 @@ impl Owner {
             self.apply(Input::OperatorsListen(true));
         }
         let stream = StreamKey(self.key());
-        let (sender, events) = mpsc::channel(self.limits.stream_queue);
+        let (sender, events) = feed::feed(self.limits.stream_queue);
         self.operators
             .insert(stream, Listener { principal, sender });
         let view = self.current_view();
@@ -467,22 +478,16 @@ impl Owner {
     }
 
     fn tell_operators(&mut self, happening: Happening) {
-        let may_hear = |listener: &Listener| {
-            self.core
-                .may_hear(listener.principal.as_deref(), &happening)
-        };
-        let told: Vec<(StreamKey, &Listener)> = self
-            .operators
-            .iter()
-            .filter(|(_, listener)| may_hear(listener))
-            .map(|(stream, listener)| (*stream, listener))
-            .collect();
         let event = OperatorEvent::new(&happening);
-        let slow: Vec<StreamKey> = told
-            .into_iter()
-            .filter(|(_, listener)| listener.sender.try_send(Arc::clone(&event)).is_err())
-            .map(|(stream, _)| stream)
-            .collect();
+        let mut slow: Vec<StreamKey> = Vec::new();
+        for (stream, listener) in &mut self.operators {
+            let principal = listener.principal.as_deref();
+            if self.core.may_hear(principal, &happening)
+                && listener.sender.send(self.step, Arc::clone(&event)).is_err()
+            {
+                slow.push(*stream);
+            }
+        }
         for stream in slow {
             tracing::warn!(
                 stream = stream.0,
@@ -517,6 +522,7 @@ mod tests {
 
     use super::*;
     use crate::store::Registry;
+    use crate::stream::Streamed;
 
     struct Nowhere {
         full: bool,
@@ -592,25 +598,36 @@ mod tests {
             waited.expect("it comes to what is waited for");
         }
 
-        async fn subscribe(&self) -> mpsc::Receiver<scheduler::Event> {
-            let call = br#"{"type": "SUBSCRIBE", "subscribe":
-                {"framework_info": {"user": "nobody", "name": "test", "failover_timeout": 60}}}"#;
-            let call = Box::new(json::from_slice(call).unwrap());
+        async fn call(&self, stream_id: Option<String>, call: &str) -> Reply {
+            let call = Box::new(json::from_slice(call.as_bytes()).unwrap());
             let (reply, answer) = oneshot::channel();
             self.say(Message::SchedulerCall {
                 principal: None,
-                stream_id: None,
+                stream_id,
                 call,
                 reply,
             })
             .await;
-            match answer.await.unwrap() {
-                Reply::Subscribed { events, .. } => events,
+            answer.await.unwrap()
+        }
+
+        async fn subscribe(&self) -> feed::Receiver<SchedulerEvent> {
+            self.subscribe_as().await.1
+        }
+
+        /// With the stream's id.
+        async fn subscribe_as(&self) -> (String, feed::Receiver<SchedulerEvent>) {
+            let call = r#"{"type": "SUBSCRIBE", "subscribe":
+                {"framework_info": {"user": "nobody", "name": "test", "failover_timeout": 60}}}"#;
+            match self.call(None, call).await {
+                Reply::Subscribed {
+                    stream_id, events, ..
+                } => (stream_id, events),
                 _ => panic!("the scheduler is subscribed"),
             }
         }
 
-        async fn register(&self, link: LinkKey) -> mpsc::Receiver<link::ToAgent> {
+        async fn register(&self, link: LinkKey) -> mpsc::Receiver<Box<link::ToAgent>> {
             let agent = br#"{"hostname": "agent.test",
                 "resources": [{"name": "cpus", "type": "SCALAR", "scalar": {"value": 4}},
                               {"name": "mem", "type": "SCALAR", "scalar": {"value": 1024}}]}"#;
@@ -653,8 +670,37 @@ mod tests {
         })
         .await;
         let first = slow.recv().await.unwrap();
-        assert_eq!(first.r#type(), scheduler::event::Type::Subscribed);
+        assert!(first.wants_heartbeat());
         assert!(slow.recv().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_one_call_brings_may_be_more_than_may_wait() {
+        let test = start(Config::default(), false);
+        let (stream_id, mut events) = test.subscribe_as().await;
+        assert!(events.recv().await.unwrap().wants_heartbeat());
+        let mut framework = String::new();
+        test.until(|view| view.frameworks.values().next().is_some())
+            .await;
+        let (sender, receiver) = oneshot::channel();
+        test.say(Message::View(sender)).await;
+        for record in receiver.await.unwrap().frameworks.values() {
+            framework = record.id.to_string();
+        }
+        let tasks: Vec<_> = (0..100)
+            .map(|number| serde_json::json!({ "task_id": { "value": number.to_string() } }))
+            .collect();
+        let call = serde_json::json!({ "type": "RECONCILE", "framework_id": { "value": framework },
+            "reconcile": { "tasks": tasks } });
+        for _ in 0..2 {
+            let reply = test.call(Some(stream_id.clone()), &call.to_string()).await;
+            assert!(matches!(reply, Reply::Accepted));
+            for _ in 0..100 {
+                let event = events.recv().await.expect("the stream stays open");
+                let record = event.record(tepui_api::MediaType::Json);
+                assert!(String::from_utf8_lossy(&record).contains("TASK_LOST"));
+            }
+        }
     }
 
     async fn listen(test: &Test) -> OperatorSubscription {

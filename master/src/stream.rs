@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
+use prost::Message as _;
 use tepui_api::media::{self, MediaType};
 use tepui_api::recordio;
 use tepui_api::v1::scheduler::{Event, event};
 use tepui_master_core::StreamKey;
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
+
+use crate::feed;
 
 /// What an event stream is made of.
 pub(crate) trait Streamed: Send + Unpin + 'static {
@@ -25,29 +28,52 @@ pub(crate) trait Streamed: Send + Unpin + 'static {
     fn wants_heartbeat(&self) -> bool;
 }
 
-impl Streamed for Event {
+/// An event as it waits for its reader: in protobuf, which takes a small part of the room that the message takes.
+#[derive(Debug)]
+pub(crate) struct SchedulerEvent {
+    encoded: Bytes,
+    is_subscribed: bool,
+}
+
+impl SchedulerEvent {
+    pub(crate) fn new(event: &Event) -> Self {
+        Self {
+            encoded: event.encode_to_vec().into(),
+            is_subscribed: event.r#type() == event::Type::Subscribed,
+        }
+    }
+}
+
+impl Streamed for SchedulerEvent {
     fn record(&self, media: MediaType) -> Bytes {
-        recordio::encode(&media::encode(media, self))
+        match media {
+            MediaType::Protobuf => recordio::encode(&self.encoded),
+            MediaType::Json | MediaType::RecordIo => {
+                let event = Event::decode(self.encoded.clone())
+                    .expect("an event that was encoded here can be decoded");
+                recordio::encode(&media::encode(media, &event))
+            }
+        }
     }
 
     fn heartbeat(media: MediaType) -> Bytes {
-        let heartbeat = Self {
+        let heartbeat = Event {
             r#type: Some(event::Type::Heartbeat.into()),
-            ..Self::default()
+            ..Event::default()
         };
-        heartbeat.record(media)
+        Self::new(&heartbeat).record(media)
     }
 
     /// Clients take the first heartbeat as the sign that they are subscribed.
     fn wants_heartbeat(&self) -> bool {
-        self.r#type() == event::Type::Subscribed
+        self.is_subscribed
     }
 }
 
 pub(crate) struct EventBody<E> {
     /// A record that comes before all events.
     first: Option<Bytes>,
-    events: mpsc::Receiver<E>,
+    events: feed::Receiver<E>,
     media: MediaType,
     heartbeats: Interval,
     heartbeat_due: bool,
@@ -57,7 +83,7 @@ pub(crate) struct EventBody<E> {
 
 impl<E: Streamed> EventBody<E> {
     pub(crate) fn new(
-        events: mpsc::Receiver<E>,
+        events: feed::Receiver<E>,
         media: MediaType,
         interval: Duration,
         stream: StreamKey,

@@ -416,6 +416,7 @@ impl Core {
             let stream = stream.key;
             let metrics = &mut self.frameworks[framework].metrics;
             metrics.events.count(event.r#type().as_str_name());
+            let event = Box::new(event);
             self.effects.push(Effect::Send { stream, event });
         }
     }
@@ -425,7 +426,7 @@ impl Core {
         if let Some(link) = self.agents.get(agent).and_then(|agent| agent.link) {
             self.effects.push(Effect::ToAgent {
                 link,
-                message: link::ToAgent { body: Some(body) },
+                message: Box::new(link::ToAgent { body: Some(body) }),
             });
         }
     }

@@ -19,7 +19,7 @@ pub enum Effect {
     },
     Send {
         stream: StreamKey,
-        event: scheduler::Event,
+        event: Box<scheduler::Event>,
     },
     /// Close the stream once everything sent before is out. No `StreamClosed` is needed afterwards, and one does no
     /// harm.
@@ -28,7 +28,7 @@ pub enum Effect {
     },
     ToAgent {
         link: LinkKey,
-        message: link::ToAgent,
+        message: Box<link::ToAgent>,
     },
     /// Close the link once everything sent before is out. A `LinkClosed` afterwards does no harm.
     CloseLink {

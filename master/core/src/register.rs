@@ -136,9 +136,9 @@ impl Core {
             message,
             r#final: Some(is_final),
         };
-        let message = link::ToAgent {
+        let message = Box::new(link::ToAgent {
             body: Some(to_agent::Body::Refused(refused)),
-        };
+        });
         self.effects.push(Effect::ToAgent { link, message });
         self.close_link(link);
     }

@@ -146,7 +146,7 @@ impl Core {
         self.answer(request, Answer::Subscribed);
         self.effects.push(Effect::Send {
             stream,
-            event: messages::error(message),
+            event: Box::new(messages::error(message)),
         });
         self.effects.push(Effect::CloseStream { stream });
         self.streams.remove(&stream);
@@ -212,7 +212,7 @@ impl Core {
             self.streams.remove(&old.key);
             self.effects.push(Effect::Send {
                 stream: old.key,
-                event: messages::error("Framework failed over"),
+                event: Box::new(messages::error("Framework failed over")),
             });
             self.effects.push(Effect::CloseStream { stream: old.key });
         }

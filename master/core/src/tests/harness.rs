@@ -108,7 +108,7 @@ impl Cluster {
                             !self.closed_streams.contains(&stream),
                             "nothing is sent after the end"
                         );
-                        self.events.entry(stream).or_default().push(event);
+                        self.events.entry(stream).or_default().push(*event);
                     }
                     Effect::TellOperators(happening) => self.happenings.push(happening),
                     Effect::CloseStream { stream } => self.closed_streams.push(stream),
