@@ -66,6 +66,7 @@ mod tenants;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod unsupported;
 mod usage;
 mod user;
 mod verbosity;

@@ -72,7 +72,8 @@ pub(crate) fn collect(site: &Site, view: &AgentView) -> BTreeMap<String, f64> {
             .iter()
             .filter(|resource| &*resource.name == wanted)
             .map(|resource| resource.quantity.amount().to_f64());
-        amounts.sum::<f64>()
+        // The sum of nothing is -0.
+        amounts.sum::<f64>() + 0.0
     };
     for name in ["cpus", "gpus", "mem", "disk"] {
         let (total, used) = (amount(&view.total, name), amount(&used, name));

@@ -263,9 +263,9 @@ fn set_logging_level(site: &Site, call: &Call) -> Result<Response, Refusal> {
 async fn get_containers(site: Site, call: &Call, form: Form) -> Result<Response, Refusal> {
     let wanted = call.get_containers.unwrap_or_default();
     let (view, eyes) = site.seen().await?;
-    let mut containers = usage::rows(&site, view, eyes.clone()).await?;
+    let mut containers = usage::rows(&site, view.clone(), eyes.clone()).await?;
     let (nested, standalone) = (wanted.show_nested(), wanted.show_standalone());
-    let own = blocking(move || usage::own_rows(&site, &eyes, nested, standalone));
+    let own = blocking(move || usage::own_rows(&site, &view, &eyes, nested, standalone));
     containers.extend(own.await?);
     let answer = Answer {
         r#type: Some(response::Type::GetContainers.into()),

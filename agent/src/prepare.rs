@@ -24,6 +24,7 @@ use crate::reach::{self, ReachError};
 use crate::sandbox;
 use crate::store::{self, Pin};
 use crate::tenants::TenantError;
+use crate::unsupported::unsupported;
 use crate::user::{UserError, give_unless_theirs, own_directory, user_of};
 use crate::volumes::{self, VolumeError};
 
@@ -40,6 +41,8 @@ pub(crate) enum PrepareError {
     Unpack { uri: String, cause: String },
     #[error("'{name}' could not be put into the sandbox: {cause}")]
     Place { name: String, cause: String },
+    #[error("this agent starts no tasks with {0}")]
+    Unsupported(&'static str),
     #[error("the task has no command")]
     NoCommand,
     #[error("the command has no value, and its URIs do not say which file to run")]
@@ -238,6 +241,9 @@ impl Preparer {
     }
 
     async fn attempt(&self, order: &Order) -> Result<Ready, PrepareError> {
+        if let Some(what) = unsupported(&order.info) {
+            return Err(PrepareError::Unsupported(what));
+        }
         refuse_wasm_checks(&order.info)?;
         let wasm = order
             .info
@@ -1173,6 +1179,31 @@ mod tests {
             bench.command(command).await.unwrap().plan.arguments,
             ["/bin/ls", "-l"]
         );
+        for (container, named) in [
+            (
+                r#"{ "type": "DOCKER", "docker": { "image": "x" } }"#,
+                "DOCKER",
+            ),
+            (
+                r#"{ "type": "MESOS", "mesos": { "image": { "type": "DOCKER", "docker": { "name": "x" } } } }"#,
+                "image",
+            ),
+            (
+                r#"{ "type": "MESOS", "network_infos": [{ "name": "cni" }] }"#,
+                "network_infos",
+            ),
+            (
+                r#"{ "type": "MESOS", "rlimit_info": { "rlimits": [] } }"#,
+                "rlimit_info",
+            ),
+        ] {
+            let refused = bench.prepare(v1::TaskInfo {
+                container: Some(tepui_api::json::from_slice(container.as_bytes()).unwrap()),
+                ..task(command("/bin/ls", vec![]))
+            });
+            let refused = refused.await.unwrap_err().to_string();
+            assert!(refused.contains(named), "{refused}");
+        }
         let none = bench.command(v1::CommandInfo::default()).await.unwrap_err();
         assert!(matches!(none, PrepareError::NoCommand), "{none}");
     }

@@ -65,7 +65,20 @@ fn row(site: &Site, executor: &Executor<'_>, reports: &Reports) -> Container {
 }
 
 /// Containers that executors and operators launched, those of them that may be seen.
-pub(crate) fn own_rows(site: &Site, eyes: &Eyes, nested: bool, standalone: bool) -> Vec<Container> {
+pub(crate) fn own_rows(
+    site: &Site,
+    view: &AgentView,
+    eyes: &Eyes,
+    nested: bool,
+    standalone: bool,
+) -> Vec<Container> {
+    // A framework knows of no built-in executor: what is nested in a task's container is of the task's.
+    let frameworks = shown::frameworks(view);
+    let known: BTreeMap<&str, &v1::ExecutorId> = frameworks
+        .iter()
+        .flat_map(|framework| &framework.executors)
+        .map(|executor| (executor.container_id, &executor.info.executor_id))
+        .collect();
     let running = site.containers.running().into_iter();
     let wanted = running.filter(|(container, _)| match container.id.parent {
         Some(_) => nested && eyes.may(Action::ViewContainer, &container.user),
@@ -80,8 +93,11 @@ pub(crate) fn own_rows(site: &Site, eyes: &Eyes, nested: bool, standalone: bool)
                 framework_id: executor.map(|executor| v1::FrameworkId {
                     value: executor.framework.to_string(),
                 }),
-                executor_id: executor.map(|executor| v1::ExecutorId {
-                    value: executor.executor.to_string(),
+                executor_id: executor.map(|executor| {
+                    let known = known.get(outermost(&container.id)).copied();
+                    known.cloned().unwrap_or_else(|| v1::ExecutorId {
+                        value: executor.executor.to_string(),
+                    })
                 }),
                 executor_name: None,
                 container_id: container.id.clone(),
@@ -95,6 +111,13 @@ pub(crate) fn own_rows(site: &Site, eyes: &Eyes, nested: bool, standalone: bool)
             }
         })
         .collect()
+}
+
+fn outermost(mut id: &v1::ContainerId) -> &str {
+    while let Some(parent) = &id.parent {
+        id = parent;
+    }
+    &id.value
 }
 
 fn measure(site: &Site, executor: &Executor<'_>, reports: &Reports) -> v1::ResourceStatistics {

@@ -1,15 +1,22 @@
 //! Bodies: those of requests, bounded in size and in time, and those of answers, compressed where the client likes that.
 
 use std::io::{Read as _, Write as _};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 
-use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::body::{Body, HttpBody};
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Version, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use futures::StreamExt;
+use hyper::body::{Frame, SizeHint};
 
 use crate::config::Config;
 use crate::http::text_of;
@@ -32,6 +39,10 @@ pub(crate) async fn read(
     if !packed && !encoding.eq_ignore_ascii_case("identity") {
         let message = format!("Expecting 'Content-Encoding' of gzip, not '{encoding}'");
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+    }
+    let announced = text_of(headers, header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
+    if announced.is_some_and(|length: u64| length > limit as u64) {
+        return Err(too_large(limit));
     }
     let patience = config.request_patience;
     let late = |_| {
@@ -61,6 +72,56 @@ pub(crate) async fn read(
         unpack(&bytes, limit)
     } else {
         Ok(bytes.into())
+    }
+}
+
+/// Says with a refusal that the connection ends if the body of the request was not taken: what is left of it cannot be
+/// told from another request.
+pub(crate) async fn close_unless_read(request: Request, next: Next) -> Response {
+    if request.body().is_end_stream() || request.version() == Version::HTTP_2 {
+        return next.run(request).await;
+    }
+    let ended = Arc::new(AtomicBool::new(false));
+    let request = request.map(|inner| {
+        let ended = Arc::clone(&ended);
+        Body::new(Watched { inner, ended })
+    });
+    let mut response = next.run(request).await;
+    let refused = response.status().is_client_error() || response.status().is_server_error();
+    if refused && !ended.load(Ordering::Relaxed) {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    response
+}
+
+/// A body that tells whether it was taken to its end.
+struct Watched {
+    inner: Body,
+    ended: Arc<AtomicBool>,
+}
+
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+        if frame.is_none() || self.inner.is_end_stream() {
+            self.ended.store(true, Ordering::Relaxed);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
     }
 }
 

@@ -154,6 +154,7 @@ async fn serve(
             let mut connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(patience)
+                .title_case_headers(true)
                 .max_buf_size(HEAD_BYTES)
                 .serve_connection(io, service);
             let ended = tokio::select! {

@@ -88,6 +88,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
             Arc::clone(&shared),
             access::authenticate,
         ))
+        .layer(middleware::from_fn(body::close_unless_read))
         .with_state(shared)
 }
 
@@ -193,8 +194,13 @@ async fn scheduler_call(State(shared): State<Arc<Shared>>, request: Request) -> 
         Err(response) => return response,
     };
     let mut media = MediaType::Json;
-    // Other calls have no answer that could be in the wrong form; a SUBSCRIBE without its body is refused below.
-    if call.r#type() == scheduler::call::Type::Subscribe && call.subscribe.is_some() {
+    // As in Mesos no other call looks at what its client accepts; one without its body is refused below.
+    let answered_in_form = match call.r#type() {
+        scheduler::call::Type::Subscribe => call.subscribe.is_some(),
+        scheduler::call::Type::ReconcileOperations => call.reconcile_operations.is_some(),
+        _ => false,
+    };
+    if answered_in_form {
         match media::negotiate(text_of(&headers, header::ACCEPT)) {
             Some(accepted) => media = accepted,
             None => return not_acceptable(),

@@ -24,6 +24,7 @@ use crate::holdings::Summary as Holdings;
 use crate::http::Parameters;
 use crate::operator::{agent_pid, holdings, weight};
 use crate::shared::{Refusal, Shared};
+use crate::unsummed::Unsummed;
 use crate::{MESOS_API_LEVEL, VERSION};
 
 type Body = Result<Vec<u8>, Refusal>;
@@ -84,7 +85,8 @@ impl Serialize for Agent<'_> {
             "active": record.active,
             "deactivated": self.deactivation.is_some(),
             "connected": record.connected,
-            "version": &*record.version,
+            "version": MESOS_API_LEVEL,
+            "tepui_version": &*record.version,
             "capabilities": Each(|| record.capabilities.iter().map(|capability| capability.r#type().as_str_name())),
         );
         if let Some(domain) = &record.info.domain {
@@ -192,6 +194,7 @@ impl Serialize for Offer<'_> {
 /// What belongs to each framework, looked up once for all of them.
 #[derive(Default)]
 struct Belongings<'a> {
+    unsummed: Unsummed,
     tasks: BTreeMap<FrameworkKey, Vec<&'a TaskRecord>>,
     executors: BTreeMap<FrameworkKey, Vec<&'a ExecutorRecord>>,
     offers: BTreeMap<FrameworkKey, Vec<&'a OfferRecord>>,
@@ -199,7 +202,10 @@ struct Belongings<'a> {
 
 impl<'a> Belongings<'a> {
     fn of(view: &'a View) -> Self {
-        let mut belongings = Self::default();
+        let mut belongings = Self {
+            unsummed: Unsummed::of(view),
+            ..Self::default()
+        };
         for task in view.tasks.values() {
             belongings
                 .tasks
@@ -227,6 +233,8 @@ impl<'a> Belongings<'a> {
     fn framework(&'a self, key: FrameworkKey, record: &'a FrameworkRecord) -> Framework<'a> {
         Framework {
             record,
+            used: self.unsummed.used(key, &record.used),
+            offered: self.unsummed.offered(key, &record.offered),
             tasks: self.tasks.get(&key).map_or(&[], Vec::as_slice),
             executors: self.executors.get(&key).map_or(&[], Vec::as_slice),
             offers: self.offers.get(&key).map_or(&[], Vec::as_slice),
@@ -236,6 +244,8 @@ impl<'a> Belongings<'a> {
 
 struct Framework<'a> {
     record: &'a FrameworkRecord,
+    used: Resources,
+    offered: Resources,
     tasks: &'a [&'a TaskRecord],
     executors: &'a [&'a ExecutorRecord],
     offers: &'a [&'a OfferRecord],
@@ -245,6 +255,8 @@ impl<'a> Framework<'a> {
     fn completed(record: &'a FrameworkRecord) -> Self {
         Self {
             record,
+            used: record.used.clone(),
+            offered: record.offered.clone(),
             tasks: &[],
             executors: &[],
             offers: &[],
@@ -256,6 +268,8 @@ impl Serialize for Framework<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self {
             record,
+            used,
+            offered,
             tasks,
             executors,
             offers,
@@ -265,8 +279,8 @@ impl Serialize for Framework<'_> {
             .iter()
             .copied()
             .partition(|task| !task.state().is_terminal());
-        let mut held = record.used.clone();
-        held.add(&record.offered);
+        let mut held = used.clone();
+        held.add(offered);
         let mut map = serializer.serialize_map(None)?;
         entries!(map,
             "id": record.id.as_str(),
@@ -281,8 +295,8 @@ impl Serialize for Framework<'_> {
             "recovered": record.recovered,
             "registered_time": seconds(record.registered_ns),
             "unregistered_time": record.unregistered_ns.map_or(0.0, seconds),
-            "used_resources": Sums::of(&record.used),
-            "offered_resources": Sums::of(&record.offered),
+            "used_resources": Sums::of(used),
+            "offered_resources": Sums::of(offered),
             "resources": Sums::of(&held),
             "capabilities": Each(|| info.capabilities.iter().map(|capability| capability.r#type().as_str_name())),
             "tasks": Each(|| live.iter().copied().map(live_task)),
@@ -589,6 +603,8 @@ struct Summary<'a, T> {
     counts: &'a Counts,
     /// Of an agent its frameworks, of a framework its agents.
     others: &'a BTreeSet<&'a str>,
+    used: Resources,
+    offered: Resources,
 }
 
 const SUMMARY_STATES: [v1::TaskState; 12] = [
@@ -625,7 +641,8 @@ impl Serialize for Summary<'_, AgentRecord> {
             "hostname": record.info.hostname,
             "pid": agent_pid(record),
             "active": record.active,
-            "version": &*record.version,
+            "version": MESOS_API_LEVEL,
+            "tepui_version": &*record.version,
             "attributes": Attributes(&record.info.attributes),
             "registered_time": seconds(record.registered_ns),
             "resources": Sums::of(&record.total),
@@ -651,8 +668,8 @@ impl Serialize for Summary<'_, FrameworkRecord> {
             "active": record.active,
             "connected": record.connected,
             "recovered": record.recovered,
-            "used_resources": Sums::of(&record.used),
-            "offered_resources": Sums::of(&record.offered),
+            "used_resources": Sums::of(&self.used),
+            "offered_resources": Sums::of(&self.offered),
             "capabilities": Each(|| record.info.capabilities.iter().map(|capability| capability.r#type().as_str_name())),
             "slave_ids": self.others,
         );
@@ -683,6 +700,7 @@ pub(crate) fn state_summary(shared: &Shared, view: &View, _: &Parameters) -> Bod
         entry.0.add(task);
         entry.1.insert(agent);
     }
+    let unsummed = Unsummed::of(view);
     let none = (Counts::default(), BTreeSet::new());
     let agents: Vec<Summary<'_, AgentRecord>> = view
         .agents
@@ -693,18 +711,22 @@ pub(crate) fn state_summary(shared: &Shared, view: &View, _: &Parameters) -> Bod
                 record: &**record,
                 counts,
                 others,
+                used: record.used.clone(),
+                offered: record.offered.clone(),
             }
         })
         .collect();
     let frameworks: Vec<Summary<'_, FrameworkRecord>> = view
         .frameworks
-        .values()
-        .map(|record| {
+        .iter()
+        .map(|(key, record)| {
             let (counts, others) = by_framework.get(record.id.as_str()).unwrap_or(&none);
             Summary {
                 record: &**record,
                 counts,
                 others,
+                used: unsummed.used(key, &record.used),
+                offered: unsummed.offered(key, &record.offered),
             }
         })
         .collect();

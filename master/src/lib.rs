@@ -30,6 +30,7 @@ mod server;
 mod shared;
 pub mod store;
 mod stream;
+mod unsummed;
 
 pub use config::{Authentication, CallLimits, Config, CoreConfig};
 pub use log::Log;

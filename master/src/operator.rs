@@ -14,6 +14,7 @@ use tepui_master_core::{
 use tepui_model::{Quantities, Resource, Resources, Role};
 
 use crate::shared::{Refusal, Shared};
+use crate::unsummed::Unsummed;
 use crate::{MESOS_API_LEVEL, log};
 
 pub(crate) enum Kind {
@@ -68,7 +69,12 @@ impl Kind {
 
 pub(crate) fn classify(call: &Call) -> Result<Kind, Refusal> {
     use call::Type;
-    if call.r#type.is_none() {
+    // A number that stands for nothing is as good as none.
+    if call
+        .r#type
+        .and_then(|number| Type::try_from(number).ok())
+        .is_none()
+    {
         return Err(Refusal::bad_request("Expecting 'type' to be present"));
     }
     let kind = call.r#type();
@@ -345,7 +351,7 @@ pub(crate) fn agent(
     response::get_agents::Agent {
         agent_info: v1::AgentInfo::clone(&agent.info),
         active: agent.active,
-        version: agent.version.to_string(),
+        version: MESOS_API_LEVEL.to_owned(),
         pid: Some(agent_pid(agent)),
         registered_time: Some(time(agent.registered_ns)),
         reregistered_time: agent.reregistered_ns.map(time),
@@ -405,10 +411,15 @@ fn frameworks(view: &View) -> response::GetFrameworks {
             .or_default()
             .push(v1::Offer::clone(&offer.wire));
     }
+    let unsummed = Unsummed::of(view);
     let live = view.frameworks.iter();
     response::GetFrameworks {
         frameworks: live
-            .map(|(key, record)| framework(record, offers.remove(&key).unwrap_or_default()))
+            .map(|(key, record)| response::get_frameworks::Framework {
+                allocated_resources: wire(&unsummed.used(key, &record.used)),
+                offered_resources: wire(&unsummed.offered(key, &record.offered)),
+                ..framework(record, offers.remove(&key).unwrap_or_default())
+            })
             .collect(),
         completed_frameworks: view
             .completed_frameworks

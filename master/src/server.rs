@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::VERSION;
+use crate::MESOS_API_LEVEL;
 use crate::artifacts::{self, Artifacts};
 use crate::config::Config;
 use crate::connections::{self, Bounds};
@@ -114,7 +114,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     config.core.hostname.clone_from(&identity.hostname);
     config.core.ip.clone_from(&identity.ip);
     config.core.port = identity.port;
-    VERSION.clone_into(&mut config.core.version);
+    // What clients look at when they ask what a master can do.
+    MESOS_API_LEVEL.clone_into(&mut config.core.version);
     config.core.master_id = uuid::Uuid::new_v4().to_string();
 
     let (own, rest): (Vec<_>, Vec<_>) = opened

@@ -11,6 +11,9 @@ use crate::config::Config;
 use crate::interest::{MOST_INPUTS, is_sound};
 use crate::terms::{self, Minimums, RoleConstraints};
 
+/// Of one framework. Every view of the cluster and every turn of the allocator looks at all of them.
+const MOST_ROLES: usize = 10_000;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Capabilities {
     pub(crate) revocable_resources: bool,
@@ -45,7 +48,7 @@ impl Capabilities {
 #[derive(Debug, Clone)]
 pub(crate) struct Checked {
     pub(crate) roles: Vec<Role>,
-    pub(crate) suppressed: Vec<Role>,
+    pub(crate) suppressed: BTreeSet<Role>,
     pub(crate) capabilities: Capabilities,
     pub(crate) minimums: Minimums,
     pub(crate) constraints: RoleConstraints,
@@ -59,6 +62,8 @@ pub(crate) enum FrameworkInvalid {
     RolesWithoutCapability,
     #[error("'FrameworkInfo.roles' has the duplicate role '{role}'")]
     DuplicateRole { role: String },
+    #[error("'FrameworkInfo.roles' has {count} entries; at most {MOST_ROLES} are allowed")]
+    Roles { count: usize },
     #[error("'FrameworkInfo.roles' has an invalid role: {0}")]
     Role(#[from] RoleError),
     #[error("Role '{role}' is not present in the master's --roles")]
@@ -130,10 +135,11 @@ pub(crate) fn check(
     if !info.inputs.iter().all(is_sound) {
         return Err(FrameworkInvalid::Input);
     }
-    let minimums = terms::minimums(info, &roles)?;
+    let known: BTreeSet<Role> = roles.iter().cloned().collect();
+    let minimums = terms::minimums(info, &known)?;
     let mut suppressed = BTreeSet::new();
     for role in suppressed_roles {
-        let known = roles.iter().find(|known| known.as_str() == role);
+        let known = known.get(role.as_str());
         suppressed.insert(
             known
                 .ok_or_else(|| FrameworkInvalid::SuppressedRole { role: role.clone() })?
@@ -141,12 +147,12 @@ pub(crate) fn check(
         );
     }
     let constraints = match constraints {
-        Some(constraints) => terms::constraints(constraints, &roles)?,
+        Some(constraints) => terms::constraints(constraints, &known)?,
         None => RoleConstraints::new(),
     };
     Ok(Checked {
         roles,
-        suppressed: suppressed.into_iter().collect(),
+        suppressed,
         capabilities,
         minimums,
         constraints,
@@ -163,9 +169,14 @@ fn roles(
         if info.role.is_some() {
             return Err(FrameworkInvalid::RoleAndRoles);
         }
+        if info.roles.len() > MOST_ROLES {
+            let count = info.roles.len();
+            return Err(FrameworkInvalid::Roles { count });
+        }
+        let mut known = BTreeSet::new();
         for text in &info.roles {
             let role = Role::parse(text)?;
-            if roles.contains(&role) {
+            if !known.insert(role.clone()) {
                 return Err(FrameworkInvalid::DuplicateRole { role: text.clone() });
             }
             roles.push(role);

@@ -233,7 +233,7 @@ impl Core {
         let record = &mut self.frameworks[framework];
         record.info = Arc::new(info);
         record.roles = Arc::new(checked.roles);
-        record.suppressed = Arc::new(checked.suppressed);
+        record.suppressed = Arc::new(checked.suppressed.into_iter().collect());
         record.offer_constraints = constraints.map(Arc::new);
         self.note_standing_interest(framework);
         let record = &mut self.frameworks[framework];
@@ -267,7 +267,7 @@ impl Core {
             reregistered_ns: None,
             unregistered_ns: None,
             roles: Arc::new(checked.roles),
-            suppressed: Arc::new(checked.suppressed),
+            suppressed: Arc::new(checked.suppressed.into_iter().collect()),
             offer_constraints: constraints.map(Arc::new),
             used: Resources::new(),
             offered: Resources::new(),

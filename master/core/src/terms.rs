@@ -1,6 +1,6 @@
 //! On which terms a framework takes offers: its minimums and constraints, from the wire to what the allocator asks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tepui_allocator::{
@@ -24,11 +24,11 @@ pub(crate) type RoleConstraints = BTreeMap<Role, Arc<Constraints>>;
 /// What an offer must have for each role that says so itself.
 pub(crate) fn minimums(
     info: &v1::FrameworkInfo,
-    roles: &[Role],
+    roles: &BTreeSet<Role>,
 ) -> Result<Minimums, FrameworkInvalid> {
     let mut minimums = Minimums::new();
     for (role, filters) in &info.offer_filters {
-        let known = roles.iter().find(|known| known.as_str() == role);
+        let known = roles.get(role.as_str());
         let known = known.ok_or_else(|| FrameworkInvalid::FilterRole { role: role.clone() })?;
         let Some(wire) = &filters.min_allocatable_resources else {
             continue;
@@ -58,11 +58,11 @@ pub(crate) fn minimums(
 
 pub(crate) fn constraints(
     wire: &OfferConstraints,
-    roles: &[Role],
+    roles: &BTreeSet<Role>,
 ) -> Result<RoleConstraints, FrameworkInvalid> {
     let mut all = RoleConstraints::new();
     for (role, wire) in &wire.role_constraints {
-        let known = roles.iter().find(|known| known.as_str() == role);
+        let known = roles.get(role.as_str());
         let known = known.ok_or_else(|| FrameworkInvalid::ConstraintRole { role: role.clone() })?;
         let constraints = role_constraints(role, wire)?;
         all.insert(known.clone(), Arc::new(constraints));

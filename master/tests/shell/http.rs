@@ -65,7 +65,53 @@ async fn a_call_is_checked_in_the_order_in_which_mesos_does() {
         assert!(response.text().contains("'type'"), "{}", response.text());
         let response = send(at, "POST", path, &[JSON], br#"{"type": "UNKNOWN"}"#).await;
         assert_eq!(response.status, 501, "{}", response.text());
+        // The number of no call.
+        let protobuf = [("Content-Type", "application/x-protobuf")];
+        let number: &[u8] = match path {
+            "/api/v1" => b"\x08\xe7\x07",
+            _ => b"\x10\xe7\x07",
+        };
+        let response = send(at, "POST", path, &protobuf, number).await;
+        assert_eq!(response.status, 400, "{path}: {}", response.text());
+        assert!(response.text().contains("'type'"), "{}", response.text());
     }
+}
+
+/// What is sent so, byte for byte, and what comes back until the master hangs up.
+async fn raw(at: std::net::SocketAddr, request: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(at).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = stream.read_to_string(&mut answer);
+    tokio::time::timeout(std::time::Duration::from_secs(30), read)
+        .await
+        .expect("the master hangs up")
+        .unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn who_is_refused_before_the_body_came_is_told_that_the_connection_ends() {
+    let master = master().await;
+    let at = master.running.address();
+    for (path, length, status) in [("/api/v1", 1_u64 << 40, "413"), ("/nowhere", 1000, "404")] {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        );
+        let answer = raw(at, &head).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{answer}"
+        );
+        assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
+    }
+    let head = "POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\nGET /health HTTP/1.1\r\nHost: x\r\n                Connection: close\r\n\r\n";
+    let answers = raw(at, head).await;
+    assert!(
+        answers.contains("HTTP/1.1 404") && answers.contains("HTTP/1.1 200"),
+        "{answers}"
+    );
 }
 
 #[tokio::test]
@@ -109,6 +155,14 @@ async fn what_the_client_cannot_read_is_not_sent() {
         .await
         .status,
         400
+    );
+    let reconcile = br#"{"type": "RECONCILE_OPERATIONS", "framework_id": {"value": "nobody"},
+        "reconcile_operations": {}}"#;
+    assert_eq!(
+        send(at, "POST", "/api/v1/scheduler", &refusing, reconcile)
+            .await
+            .status,
+        406
     );
     let decline = br#"{"type": "SUPPRESS", "framework_id": {"value": "nobody"}}"#;
     assert_ne!(
@@ -220,6 +274,15 @@ async fn the_version_is_the_level_of_the_api_with_ours_beside_it() {
     assert_eq!(version["tepui_version"], env!("CARGO_PKG_VERSION"));
     let answer = operator(at, r#"{"type": "GET_VERSION"}"#).await;
     assert_eq!(answer.get_version.unwrap().version_info.version, "1.11.0");
+    let state = get(at, "/state").await.json();
+    assert_eq!(state["version"], "1.11.0");
+    let (_agent, _) = crate::support::FakeAgent::register(at).await;
+    let slaves = get(at, "/slaves").await.json();
+    assert_eq!(slaves["slaves"][0]["version"], "1.11.0");
+    assert!(slaves["slaves"][0]["tepui_version"].is_string());
+    let answer = operator(at, r#"{"type": "GET_MASTER"}"#).await;
+    let info = answer.get_master.unwrap().master_info.unwrap();
+    assert_eq!(info.version(), "1.11.0");
 }
 
 #[tokio::test]

@@ -305,3 +305,24 @@ async fn the_log_its_level_and_the_flags_are_for_those_whom_the_lists_let() {
         assert_eq!(response.status, 403, "{call}: {}", response.text());
     }
 }
+
+#[tokio::test]
+async fn a_framework_is_shown_the_ports_it_is_offered() {
+    let master = master().await;
+    let at = master.running.address();
+    let (_agent, _) = FakeAgent::register(at).await;
+    let mut scheduler = Subscription::open(at, SUBSCRIBE).await;
+    while scheduler.event().await.unwrap().offers.is_none() {}
+    for path in ["/state", "/frameworks", "/state-summary"] {
+        let answer = get(at, path).await.json();
+        let framework = &answer["frameworks"][0];
+        assert_eq!(
+            framework["offered_resources"]["ports"], "[31000-31009]",
+            "{path}: {answer}"
+        );
+    }
+    let answer = operator(at, r#"{"type": "GET_FRAMEWORKS"}"#).await;
+    let frameworks = answer.get_frameworks.unwrap().frameworks;
+    let offered = &frameworks[0].offered_resources;
+    assert!(offered.iter().any(|resource| resource.name == "ports"));
+}

@@ -133,6 +133,9 @@ fn refusals_of_a_subscription_come_on_the_stream() {
     let mut twice = with_capability(info("twice"), Capability::MultiRole);
     twice.roles = vec!["a".to_owned(), "a".to_owned()];
     invalid.push((twice, "duplicate role 'a'"));
+    let mut many = with_capability(info("many"), Capability::MultiRole);
+    many.roles = (0..10_001).map(|number| format!("r{number}")).collect();
+    invalid.push((many, "has 10001 entries; at most 10000"));
     invalid.push((
         v1::FrameworkInfo {
             role: Some("/a".to_owned()),
