@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use tepui_agent_core::Write;
 
 use crate::{Chance, Micros};
 
 /// One write: several keys at once, all or none.
-pub(crate) type Batch = Vec<(String, Option<Bytes>)>;
+pub(crate) type Batch = Vec<(String, Write)>;
 
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
@@ -39,10 +40,14 @@ impl Disk {
     }
 
     fn write(&mut self, batch: Batch) {
-        for (key, value) in batch {
-            match value {
-                Some(value) => drop(self.records.insert(key, value)),
-                None => drop(self.records.remove(&key)),
+        for (key, write) in batch {
+            match write {
+                Write::Replace(value) => drop(self.records.insert(key, value)),
+                Write::Append(value) => {
+                    let held = self.records.entry(key).or_default();
+                    *held = [&held[..], &value[..]].concat().into();
+                }
+                Write::Remove => drop(self.records.remove(&key)),
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use tepui_agent_core::{Effect, ExecutorRef, Input, PrepareFailure, TaskRef};
+use tepui_agent_core::{Effect, ExecutorRef, Input, PrepareFailure, TaskRef, Write};
 use tepui_api::v1::task_status::Reason;
 use tepui_api::{ext, link};
 
@@ -46,14 +46,20 @@ impl World {
             }
             Effect::SaveAgent { id, record } => {
                 let id = id.as_str().to_owned().into_bytes().into();
-                let batch = vec![(ID.to_owned(), Some(id)), (AGENT.to_owned(), Some(record))];
+                let batch = vec![
+                    (ID.to_owned(), Write::Replace(id)),
+                    (AGENT.to_owned(), Write::Replace(record)),
+                ];
                 self.write(machine, 0, batch);
             }
             Effect::ForgetAgentId => {
-                let batch = vec![(ID.to_owned(), None), (AGENT.to_owned(), None)];
+                let batch = vec![
+                    (ID.to_owned(), Write::Remove),
+                    (AGENT.to_owned(), Write::Remove),
+                ];
                 self.write(machine, 0, batch);
             }
-            Effect::Save { key, path, value } => self.write(machine, key.0, vec![(path, value)]),
+            Effect::Save { key, path, write } => self.write(machine, key.0, vec![(path, write)]),
             Effect::RemoveVolume { directory } => {
                 inputs.push_back(Input::VolumeRemoved { directory });
             }

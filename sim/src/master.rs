@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use tepui_agent_core::Write;
 use tepui_api::link::{self, to_agent};
 use tepui_api::v1::scheduler;
 use tepui_master_core::{
@@ -162,17 +163,17 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Answer { request, answer } => self.answer(done, request, answer),
-                Effect::Send { stream, event } => self.send_to_tenant(done, stream, event),
+                Effect::Send { stream, event } => self.send_to_tenant(done, stream, *event),
                 Effect::CloseStream { stream } => self.close_stream(done, stream),
-                Effect::ToAgent { link, message } => self.send_to_agent(done, link, message),
+                Effect::ToAgent { link, message } => self.send_to_agent(done, link, *message),
                 Effect::CloseLink { link } => self.close_link_of_master(done, link),
                 Effect::TellOperators(_) => {}
                 Effect::Persist { key, operations } => {
                     let batch = operations
                         .into_iter()
                         .map(|operation| match operation {
-                            RegistryOperation::Put { key, value } => (key, Some(value)),
-                            RegistryOperation::Delete { key } => (key, None),
+                            RegistryOperation::Put { key, value } => (key, Write::Replace(value)),
+                            RegistryOperation::Delete { key } => (key, Write::Remove),
                         })
                         .collect();
                     let takes = self.settings.registry_write.sample(&mut self.chance);
