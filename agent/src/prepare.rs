@@ -1179,6 +1179,13 @@ mod tests {
             bench.command(command).await.unwrap().plan.arguments,
             ["/bin/ls", "-l"]
         );
+        let none = bench.command(v1::CommandInfo::default()).await.unwrap_err();
+        assert!(matches!(none, PrepareError::NoCommand), "{none}");
+    }
+
+    #[tokio::test]
+    async fn a_container_of_a_kind_that_is_not_run_here_is_refused() {
+        let bench = bench().await;
         for (container, named) in [
             (
                 r#"{ "type": "DOCKER", "docker": { "image": "x" } }"#,
@@ -1204,8 +1211,6 @@ mod tests {
             let refused = refused.await.unwrap_err().to_string();
             assert!(refused.contains(named), "{refused}");
         }
-        let none = bench.command(v1::CommandInfo::default()).await.unwrap_err();
-        assert!(matches!(none, PrepareError::NoCommand), "{none}");
     }
 
     #[tokio::test]
