@@ -106,7 +106,7 @@ async fn who_is_refused_before_the_body_came_is_told_that_the_connection_ends() 
         );
         assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
     }
-    let head = "POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\nGET /health HTTP/1.1\r\nHost: x\r\n                Connection: close\r\n\r\n";
+    let head = "POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\nGET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     let answers = raw(at, head).await;
     assert!(
         answers.contains("HTTP/1.1 404") && answers.contains("HTTP/1.1 200"),
