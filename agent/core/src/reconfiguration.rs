@@ -11,6 +11,8 @@ use crate::wire;
 
 /// Attributes that begin so say which data sets an agent has.
 pub const DATASET_ATTRIBUTES: &str = "tepui.dataset.";
+/// Attributes that begin so are what the agent found on its machine, not what its operator gave it.
+const FOUND_ATTRIBUTES: &str = "tepui_";
 
 /// What an agent that is started again may have changed. Mesos's `--reconfiguration_policy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -80,8 +82,10 @@ fn domain(info: &v1::AgentInfo) -> String {
 
 fn attributes(info: &v1::AgentInfo) -> Vec<String> {
     // What data sets there are is the operator's to change: tasks that read one hold it by its files, not by its name.
-    let all = info.attributes.iter();
-    let all = all.filter(|one| !one.name.starts_with(DATASET_ATTRIBUTES));
+    // What the agent finds changes with the kernel and with its own version, and must not cost the tasks an upgrade.
+    let all = info.attributes.iter().filter(|one| {
+        !one.name.starts_with(DATASET_ATTRIBUTES) && !one.name.starts_with(FOUND_ATTRIBUTES)
+    });
     all.filter_map(|one| attribute_from_wire(one).ok())
         .map(|one| one.to_string())
         .collect()
@@ -138,6 +142,11 @@ mod tests {
             };
             assert!(objection(policy, &moved).unwrap().contains("hostname"));
         }
+        let upgraded = info(
+            "cpus:2;mem:64;ports:[1-9]",
+            "rack:a;tepui_wall:user;tepui.dataset.x:1",
+        );
+        assert_eq!(objection(Reconfiguration::Equal, &upgraded), None);
         assert_eq!(objection(Reconfiguration::Additive, &more), None);
         assert!(objection(Reconfiguration::Equal, &more).is_some());
     }
