@@ -47,6 +47,8 @@ pub(crate) struct Hold {
 pub(crate) struct Filter {
     pub(crate) refused: Resources,
     pub(crate) until: Tick,
+    /// Whether it is more than forgotten when its time is over.
+    pub(crate) then_others_first: bool,
     /// Its time is over. It still lets the others go first, until each of them has refused as well or one has made use
     /// of the agent: or else those who refuse everything for a moment could keep it among themselves for ever.
     pub(crate) lapsed: bool,

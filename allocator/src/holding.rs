@@ -28,6 +28,31 @@ impl Allocator {
         resources: &Resources,
         refuse: Option<Tick>,
     ) {
+        self.give_back(key, framework, role, resources, refuse, true);
+    }
+
+    /// Gives back what a framework left of an offer it has made use of. As [`Allocator::recover`], but when its refusal
+    /// is over it need let nobody go first: whoever takes a little of every offer is no decliner, and its share decides.
+    pub fn recover_rest(
+        &mut self,
+        key: AgentKey,
+        framework: FrameworkKey,
+        role: &Role,
+        resources: &Resources,
+        refuse: Option<Tick>,
+    ) {
+        self.give_back(key, framework, role, resources, refuse, false);
+    }
+
+    fn give_back(
+        &mut self,
+        key: AgentKey,
+        framework: FrameworkKey,
+        role: &Role,
+        resources: &Resources,
+        refuse: Option<Tick>,
+        then_others_first: bool,
+    ) {
         self.end_offer(key, framework, role, resources);
         self.release(key, framework, role, resources);
         let Some(node) = self.tree.find(role) else {
@@ -48,6 +73,7 @@ impl Allocator {
             Filter {
                 refused: resources.clone(),
                 until,
+                then_others_first,
                 lapsed: false,
             },
         );
@@ -240,7 +266,15 @@ impl Allocator {
             for filter in filters.iter_mut().filter(|filter| filter.until <= now) {
                 filter.lapsed = true;
             }
-            agent.lapsed.insert(holder);
+            filters.retain(|filter| !filter.lapsed || filter.then_others_first);
+            if filters.is_empty() {
+                agent.filters.remove(&holder);
+                if let Some(client) = self.tree.client_mut(holder.1, holder.0) {
+                    client.filtered.remove(&key);
+                }
+            } else if filters.iter().any(|filter| filter.lapsed) {
+                agent.lapsed.insert(holder);
+            }
             self.ended.entry(key).or_default().insert(holder.0);
         }
     }

@@ -6,9 +6,9 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use support::{Cluster, Random};
+use support::{Cluster, Random, resources, role};
 use tepui_allocator::{Allocation, FrameworkKey};
-use tepui_model::{Milli, Quantity, Resources};
+use tepui_model::{Milli, Quantity, Resources, Tick};
 
 /// What a framework does with what it is offered.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -118,10 +118,10 @@ impl World {
                     resource
                 });
                 let rest = given.resources.checked_subtract(&bite).unwrap();
+                self.start(given.clone(), bite, 1);
                 if !rest.is_empty() {
-                    self.cluster.recover(&given, &rest, Some(2));
+                    self.cluster.leave(&given, &rest, None);
                 }
-                self.start(given, bite, 1);
             }
         }
     }
@@ -256,4 +256,85 @@ fn nobody_who_is_willing_starves() {
         }
         world.cluster.allocator.check_invariants();
     }
+}
+
+/// Whoever takes a little of each offer and refuses none of the rest is served as often as its weight says, and not in
+/// turns with everybody else.
+#[test]
+fn small_bites_add_up_to_the_shares() {
+    let cases: [(&[(&str, f64)], &[&str], &[i64]); 3] = [
+        (&[("u", 1.0), ("v", 3.0)], &["u", "v"], &[20, 60]),
+        (
+            &[("p", 1.0), ("p/a", 3.0), ("q", 1.0)],
+            &["p/a", "p/b", "q"],
+            &[30, 10, 40],
+        ),
+        (
+            &[],
+            &["flood", "flood", "flood", "honest"],
+            &[13, 13, 14, 40],
+        ),
+    ];
+    for (weights, roles, expected) in cases {
+        let mut cluster = Cluster::new();
+        for (name, weight) in weights {
+            cluster.allocator.set_weight(role(name), *weight);
+        }
+        for (key, name) in (0..).zip(roles) {
+            cluster.framework(key, &[*name]);
+        }
+        cluster.agent(0, "cpus:4;mem:400");
+        cluster.agent(1, "cpus:4;mem:400");
+        let bite = resources("cpus:0.1;mem:10");
+        let mut taken = vec![0; roles.len()];
+        loop {
+            let offers = cluster.allocate();
+            if offers.is_empty() {
+                break;
+            }
+            for given in offers {
+                let (agent, framework) = (given.agent, given.framework);
+                cluster
+                    .allocator
+                    .mark_used(agent, framework, &given.role, &bite);
+                let rest = given.resources.checked_subtract(&bite).unwrap();
+                cluster.leave(&given, &rest, None);
+                taken[framework.0 as usize] += 1;
+            }
+        }
+        assert_eq!(taken.iter().sum::<i64>(), 80);
+        for (taken, expected) in taken.iter().zip(expected) {
+            assert!(
+                (taken - expected).abs() <= 2,
+                "{roles:?}: {taken} of {expected}"
+            );
+        }
+    }
+}
+
+/// The same when the rest is refused for a moment: once that is over the share decides, and nobody has to go last.
+#[test]
+fn a_refused_rest_is_only_refused() {
+    let mut cluster = Cluster::new();
+    cluster.framework(0, &["u"]);
+    cluster.framework(1, &["v"]);
+    cluster.agent(0, "cpus:4;mem:400");
+    let bite = resources("cpus:0.1;mem:10");
+    let first = cluster.allocate().remove(0);
+    let (agent, framework) = (first.agent, first.framework);
+    cluster
+        .allocator
+        .mark_used(agent, framework, &first.role, &bite);
+    let other = FrameworkKey(1 - framework.0);
+    // It stays behind the other, which holds more.
+    cluster.agent(1, "cpus:1;mem:100");
+    let second = cluster.allocate();
+    assert_eq!(second.len(), 1);
+    assert_eq!(second[0].framework, other);
+    let rest = first.resources.checked_subtract(&bite).unwrap();
+    cluster.leave(&first, &rest, Some(50));
+    cluster.now = Tick(cluster.now.0 + 50);
+    let third = cluster.allocate();
+    assert_eq!(third.len(), 1);
+    assert_eq!(third[0].framework, framework);
 }

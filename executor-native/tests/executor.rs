@@ -425,7 +425,7 @@ async fn a_user_nobody_knows_fails_the_task() {
     let failed = agent.expect(TaskState::TaskFailed).await;
     assert_eq!(
         failed.message(),
-        "the user no-such-user-here does not exist on this agent"
+        "the user 'no-such-user-here' does not exist on this agent"
     );
 }
 

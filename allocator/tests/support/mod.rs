@@ -98,6 +98,14 @@ impl Cluster {
         self.allocator.check_invariants();
     }
 
+    /// Gives back what is left of what was made use of.
+    pub fn leave(&mut self, given: &Allocation, rest: &Resources, refuse_ms: Option<u64>) {
+        let until = refuse_ms.map(|refuse| Tick(self.now.0 + refuse));
+        self.allocator
+            .recover_rest(given.agent, given.framework, &given.role, rest, until);
+        self.allocator.check_invariants();
+    }
+
     pub fn decline(&mut self, given: &Allocation, refuse_ms: Option<u64>) {
         self.recover(given, &given.resources, refuse_ms);
     }

@@ -62,6 +62,8 @@ pub(crate) struct Accepted {
     pub(crate) aside: Resources,
     /// All that was offered, to know what was made since.
     offered: Resources,
+    /// Some task was launched.
+    launched: bool,
 }
 
 impl Accepted {
@@ -112,6 +114,7 @@ impl Core {
                         shared: Resources::new(),
                         aside: Resources::new(),
                         offered: Resources::new(),
+                        launched: false,
                     });
                 }
             }
@@ -141,18 +144,40 @@ impl Core {
         }
     }
 
+    /// Who has launched something and refuses the rest for no time at all may have it at once, if its share says so.
+    fn recover_rest(&mut self, accepted: &Accepted, filters: Option<&v1::Filters>) {
+        if accepted.left.is_empty() {
+            return;
+        }
+        let refuses = filters.is_none_or(|filters| filters.refuse_seconds() != 0.0);
+        let refuse_until = self.refuse_until(filters).filter(|_| refuses);
+        let (agent, framework) = (accepted.agent.into(), accepted.framework.into());
+        self.allocator.recover_rest(
+            agent,
+            framework,
+            &accepted.role,
+            &accepted.left,
+            refuse_until,
+        );
+    }
+
     /// What was offered and not used is declined; what was made of it is offered again at once.
     fn give_back(&mut self, mut accepted: Accepted, filters: Option<&v1::Filters>) {
         let mut made = accepted.left.saturating_subtract(&accepted.offered);
         accepted.left.subtract(&made);
         made.add(&accepted.aside);
-        let refuse_until = self.refuse_until(filters);
-        self.recover(&accepted, &accepted.left, refuse_until);
+        if accepted.launched {
+            self.recover_rest(&accepted, filters);
+        } else {
+            let refuse_until = self.refuse_until(filters);
+            self.recover(&accepted, &accepted.left, refuse_until);
+        }
         self.recover(&accepted, &made, None);
     }
 
     /// A task has left so much of [`Accepted::available`].
     pub(crate) fn draw(&mut self, accepted: &mut Accepted, mut left: Resources) {
+        accepted.launched = true;
         let lent = accepted.shared.shared_missing_from(&accepted.left);
         let copies = lent.filter(|resource| !left.contains_resource(resource));
         left.subtract(&lent);

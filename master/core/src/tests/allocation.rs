@@ -635,3 +635,34 @@ fn who_refuses_for_an_instant_is_asked_again_after_the_others() {
     cluster.advance(Duration::from_millis(10));
     assert_eq!(cluster.view().offers.len(), 1);
 }
+
+/// Launching a little on each offer and refusing none of the rest is no declining: weights decide who is next.
+#[test]
+fn small_tasks_are_launched_as_the_weights_say() {
+    let mut cluster = Cluster::with(|config| {
+        config.weights = [(Role::parse("v").unwrap(), 3.0)].into();
+    });
+    cluster.agent("cpus:4;mem:400");
+    cluster.agent("cpus:4;mem:400");
+    let both = [
+        cluster.subscribe(in_role("one", "u")),
+        cluster.subscribe(in_role("three", "v")),
+    ];
+    let mut launched = [0_i32; 2];
+    let mut idle = 0;
+    while idle < 20 {
+        idle += 1;
+        for (scheduler, launched) in both.iter().zip(&mut launched) {
+            for offer in cluster.offers(scheduler) {
+                let little = task(&offer, &launched.to_string(), "cpus:0.1;mem:10");
+                let call = accept(&[offer], vec![launch(vec![little])], Some(0.0));
+                assert_eq!(cluster.call(scheduler, call), Answer::Accepted);
+                *launched += 1;
+                idle = 0;
+            }
+        }
+        cluster.advance(Duration::from_millis(5));
+    }
+    assert!(launched.iter().sum::<i32>() >= 78, "{launched:?}");
+    assert!((launched[1] - 3 * launched[0]).abs() <= 8, "{launched:?}");
+}
