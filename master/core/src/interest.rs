@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tepui_api::ext::holding::Kind;
-use tepui_api::ext::{Input, Locality};
+use tepui_api::ext::{Holding, Input, Locality};
 use tepui_api::v1;
 use tepui_model::{Role, Tick};
 
@@ -203,22 +203,36 @@ impl Core {
         role: &Role,
     ) -> Option<Locality> {
         let interest = self.interests.of.get(&framework)?;
-        let inventory = &self.agents[agent].inventory;
-        let roles = std::slice::from_ref(role);
-        let held: Vec<_> = interest
-            .things()
-            .into_iter()
-            .filter(|thing| self.may_use(agent, thing, roles))
-            .filter_map(|thing| inventory.thing(thing).cloned())
-            .collect();
-        let bytes = held
-            .iter()
-            .fold(0, |sum: u64, holding| sum.saturating_add(bytes_of(holding)));
-        let most = interest.ranking.first().map_or(0, |(_, bytes)| *bytes);
+        let held = self.held(interest, agent, role);
+        let bytes = sum_of(&held);
+        let mut most = bytes;
+        // What is ranked counts what any role of the framework may use: never less than what this one may.
+        for (other, at_most) in &interest.ranking {
+            if *at_most <= most {
+                break;
+            }
+            most = most.max(sum_of(&self.held(interest, *other, role)));
+        }
         Some(Locality {
-            held,
+            held: held.into_iter().cloned().collect(),
             bytes: Some(bytes),
-            most_bytes: Some(most.max(bytes)),
+            most_bytes: Some(most),
         })
     }
+
+    /// What of it the agent holds and the role may use.
+    fn held(&self, interest: &Interest, agent: AgentKey, role: &Role) -> Vec<&Holding> {
+        let inventory = &self.agents[agent].inventory;
+        let roles = std::slice::from_ref(role);
+        let things = interest.things().into_iter();
+        things
+            .filter(|thing| self.may_use(agent, thing, roles))
+            .filter_map(|thing| inventory.thing(thing))
+            .collect()
+    }
+}
+
+fn sum_of(held: &[&Holding]) -> u64 {
+    held.iter()
+        .fold(0, |sum, holding| sum.saturating_add(bytes_of(holding)))
 }

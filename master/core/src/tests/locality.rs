@@ -6,10 +6,12 @@ use tepui_api::ext::holding::Kind;
 use tepui_api::ext::{Holding, Input as Wanted, Locality};
 use tepui_api::link::{self, to_master};
 use tepui_api::v1;
+use tepui_api::v1::framework_info::capability::Type as Capability;
 use tepui_api::v1::scheduler::{Call, call};
 
 use super::harness::*;
 use crate::{Answer, LinkKey};
+use tepui_api::v1::framework_info::capability::Type as Capability;
 
 fn digest(letter: char) -> String {
     letter.to_string().repeat(64)
@@ -146,6 +148,35 @@ fn offers_say_how_much_of_what_the_framework_named_is_there() {
     let offers = cluster.offers(&other);
     assert_eq!(offers.len(), 2);
     assert!(offers.iter().all(|offer| offer.locality.is_none()));
+}
+
+#[test]
+fn the_most_on_any_agent_is_what_the_role_of_the_offer_may_use_there() {
+    let mut cluster = Cluster::new();
+    cluster.register(holding(vec![
+        artifact('a', 10),
+        dataset("secret", 70, &["eng"]),
+    ]));
+    cluster.register(holding(vec![artifact('a', 30)]));
+    let inputs = vec![by_digest('a'), by_name("secret")];
+    let framework = v1::FrameworkInfo {
+        roles: vec!["*".to_owned(), "eng".to_owned()],
+        ..with_capability(working_on("f", inputs), Capability::MultiRole)
+    };
+    let scheduler = cluster.subscribe(framework);
+    let offers = cluster.offers(&scheduler);
+    assert_eq!(offers.len(), 2);
+    for offer in &offers {
+        let role = offer.allocation_info.as_ref().unwrap().role();
+        let most = offer.locality.as_ref().unwrap().most_bytes();
+        assert_eq!(
+            most,
+            if role == "*" { 30 } else { 80 },
+            "in the role {role}"
+        );
+    }
+    let in_common = |offer: &&v1::Offer| offer.allocation_info.as_ref().unwrap().role() == "*";
+    assert!(offers.iter().any(|offer| in_common(&offer)), "it is tried");
 }
 
 #[test]
