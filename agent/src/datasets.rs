@@ -111,7 +111,8 @@ impl DeclaredDataset {
     }
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether a data set can be called so.
+pub fn is_name(name: &str) -> bool {
     name.len() <= LONGEST_NAME
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())
         && name

@@ -81,7 +81,7 @@ pub const MESOS_API_LEVEL: &str = "1.11.0";
 pub use config::{Authentication, Config, Reconfiguration, Recover};
 pub use tepui_agent_core::DATASET_ATTRIBUTES;
 
-pub use datasets::{DeclarationError, DeclaredDataset};
+pub use datasets::{DeclarationError, DeclaredDataset, is_name as is_dataset_name};
 pub use flags::ConfigError;
 pub use link::{Authority, AuthorityError};
 pub use log::Log;

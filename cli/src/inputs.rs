@@ -41,13 +41,27 @@ pub(crate) struct Found {
 impl Found {
     pub(crate) fn name_digest(&mut self, sha256: &str) {
         let sha256 = Some(sha256.to_owned());
-        self.named.push(ext::Input {
+        let named = ext::Input {
             sha256,
             dataset: None,
-        });
+        };
+        if !self.named.contains(&named) {
+            self.named.push(named);
+        }
     }
 
-    fn add_dataset(&mut self, name: &str, path: Option<&str>) {
+    /// Named twice it is there once, but only in one place.
+    fn add_dataset(&mut self, name: &str, path: Option<&str>) -> anyhow::Result<()> {
+        if let Some(known) = self.datasets.iter_mut().find(|known| known.name == name) {
+            match (&known.path, path) {
+                (Some(one), Some(other)) if one != other => bail!(
+                    "the data set '{name}' cannot be at {one} and at {other}; name one place for it"
+                ),
+                (None, Some(path)) => known.path = Some(path.to_owned()),
+                _ => {}
+            }
+            return Ok(());
+        }
         self.named.push(ext::Input {
             sha256: None,
             dataset: Some(name.to_owned()),
@@ -56,12 +70,16 @@ impl Found {
             name: name.to_owned(),
             path: path.map(str::to_owned),
         });
+        Ok(())
     }
 
     fn add_artifact(&mut self, artifact: &Value) {
         let sha256 = client::text(artifact, &["sha256"]);
         let name = client::text(artifact, &["name"]);
         self.name_digest(sha256);
+        if (self.uris.iter()).any(|known| known.sha256.as_deref() == Some(sha256)) {
+            return;
+        }
         self.uris.push(Uri {
             value: client::text(artifact, &["url"]).to_owned(),
             output_file: Some(if name.is_empty() { sha256 } else { name }.to_owned()),
@@ -107,17 +125,13 @@ impl Inputs {
     pub(crate) async fn find(&self, client: &Client) -> anyhow::Result<Found> {
         let mut found = Found::default();
         for wanted in &self.datasets {
-            let (name, path) = wanted.split_once('=').unzip();
-            let name = name.unwrap_or(wanted);
-            if name.is_empty() || path.is_some_and(str::is_empty) {
-                bail!("--dataset {wanted:?} is not NAME or NAME=PATH");
-            }
+            let (name, path) = dataset(wanted)?;
             if !is_there(client, name).await? {
                 eprintln!(
                     "tepui: no agent has the data set '{name}' now; waiting for one that does"
                 );
             }
-            found.add_dataset(name, path);
+            found.add_dataset(name, path)?;
         }
         if self.inputs.is_empty() {
             return Ok(found);
@@ -127,7 +141,7 @@ impl Inputs {
         for wanted in &self.inputs {
             match pick(wanted, &answer["artifacts"])? {
                 Some(artifact) => found.add_artifact(artifact),
-                None if is_there(client, wanted).await? => found.add_dataset(wanted, None),
+                None if is_there(client, wanted).await? => found.add_dataset(wanted, None)?,
                 None => bail!(
                     "--input {wanted:?} is neither an artifact (see `tepui artifact ls`) nor a data set of an agent"
                 ),
@@ -135,6 +149,19 @@ impl Inputs {
         }
         Ok(found)
     }
+}
+
+/// A data set's name, and where it is wanted.
+fn dataset(wanted: &str) -> anyhow::Result<(&str, Option<&str>)> {
+    let (name, path) = wanted.split_once('=').unzip();
+    let name = name.unwrap_or(wanted);
+    if name.is_empty() || path.is_some_and(str::is_empty) {
+        bail!("--dataset {wanted:?} is not NAME or NAME=PATH");
+    }
+    if !tepui_agent::is_dataset_name(name) {
+        return Err(tepui_agent::DeclarationError::Name(name.to_owned()).into());
+    }
+    Ok((name, path))
 }
 
 /// The artifact of that digest or name.
@@ -176,6 +203,38 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_data_set_that_cannot_be_is_not_waited_for() {
+        assert_eq!(dataset("genome").unwrap(), ("genome", None));
+        assert_eq!(dataset("genome=/g").unwrap(), ("genome", Some("/g")));
+        for wrong in ["", "=/g", "genome=", "ge/nome", "-g", ".g=/g", "ge nome"] {
+            assert!(dataset(wrong).is_err(), "{wrong:?}");
+        }
+        let error = dataset("ge/nome").unwrap_err().to_string();
+        assert!(error.contains("not the name of a data set"), "{error}");
+    }
+
+    #[test]
+    fn what_is_named_twice_is_there_once() {
+        let mut found = Found::default();
+        for path in [None, Some("/g"), Some("/g"), None] {
+            found.add_dataset("genome", path).unwrap();
+        }
+        assert_eq!((found.datasets.len(), found.named.len()), (1, 1));
+        assert_eq!(found.datasets[0].path.as_deref(), Some("/g"));
+        let error = found.add_dataset("genome", Some("/h")).unwrap_err();
+        assert!(error.to_string().contains("/g and at /h"), "{error}");
+        found.add_dataset("other", None).unwrap();
+        let artifact = json!({ "sha256": "a".repeat(64), "name": "table", "url": "http://m/a" });
+        found.add_artifact(&artifact);
+        found.add_artifact(&artifact);
+        found.name_digest(&"a".repeat(64));
+        assert_eq!(
+            (found.datasets.len(), found.uris.len(), found.named.len()),
+            (2, 1, 3)
+        );
+    }
 
     #[test]
     fn an_artifact_is_meant_by_digest_or_by_a_name_that_only_one_has() {

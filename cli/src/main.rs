@@ -10,6 +10,7 @@ mod artifact;
 mod client;
 mod dev;
 mod explain;
+mod further;
 mod inputs;
 mod logging;
 mod logs;

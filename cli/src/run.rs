@@ -16,6 +16,7 @@ use tepui_api::v1::task_status::Reason;
 use tepui_sdk_scheduler::{Choice, Config, Event, Events, Held, Placement, Scheduler, connect};
 
 use crate::client::{self, Client, MasterAddress};
+use crate::further::Further;
 use crate::inputs::{Found, Inputs};
 use crate::{explain, logs, wasm};
 
@@ -78,9 +79,10 @@ pub(crate) struct Run {
     service: wasm::Service,
     #[command(flatten)]
     bounds: wasm::Bounds,
-    /// A further file to fetch into the sandbox: URL or URL=NAME; may be repeated
-    #[arg(long, value_name = "URL[=NAME]")]
-    fetch: Vec<String>,
+    /// A further file to fetch into the sandbox: URL, URL=NAME, URL#sha256=DIGEST or URL#sha256=DIGEST=NAME; a URL with a
+    /// '?' or '#' and no digest gets its name as URL#=NAME; may be repeated
+    #[arg(long, value_name = "URL[#sha256=DIGEST][=NAME]")]
+    fetch: Vec<Further>,
     #[command(flatten)]
     inputs: Inputs,
     /// The role whose share it runs in
@@ -147,17 +149,7 @@ impl Run {
         let mut found = self.inputs.find(client).await?;
         let mut uris = std::mem::take(&mut found.uris);
         for fetch in &self.fetch {
-            let (url, name) = match fetch.rsplit_once('=') {
-                Some((url, name)) if !name.contains('/') && !name.contains('&') => {
-                    (url, Some(name.to_owned()))
-                }
-                _ => (fetch.as_str(), None),
-            };
-            uris.push(v1::command_info::Uri {
-                value: url.to_owned(),
-                output_file: name,
-                ..Default::default()
-            });
+            uris.push(fetch.uri());
         }
         let Some(program) = &self.program else {
             let Some(first) = self.arguments.first() else {

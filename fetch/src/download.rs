@@ -134,6 +134,7 @@ impl<'a> Reading<'a> {
         let retries = self.source.retries().unwrap_or(self.wish.patience.retries);
         let headway = self.wish.patience.least_bytes();
         let (mut failures, mut reached) = (0, writing.bytes());
+        let mut began_again = false;
         loop {
             let attempt = self.attempt(writing).await;
             self.tell(writing.bytes());
@@ -143,6 +144,18 @@ impl<'a> Reading<'a> {
                 Err(error) => error,
             };
             writing.settle().await?;
+            // Then it is whole, whatever the source promised.
+            if writing.bytes() > 0 && self.wish.sha256 == Some(writing.sha256().as_str()) {
+                return Ok(());
+            }
+            if error == Error::Changed {
+                self.forget(writing).await?;
+                // That the beginning was of no use is not the fault of this source; not the first time.
+                if !began_again {
+                    (began_again, reached) = (true, 0);
+                    continue;
+                }
+            }
             if writing.bytes() >= reached + headway {
                 failures = 0;
                 reached = writing.bytes();
@@ -156,10 +169,17 @@ impl<'a> Reading<'a> {
         }
     }
 
+    /// Begins again: with what was read goes what was known of it.
+    async fn forget(&mut self, writing: &mut Writing) -> Result<(), Error> {
+        writing.clear().await?;
+        (self.version, self.announced, self.size) = (None, None, None);
+        Ok(())
+    }
+
     /// Once, from where the last attempt ended if that can be trusted.
     async fn attempt(&mut self, writing: &mut Writing) -> Result<(), Error> {
         if self.version.is_none() && self.wish.sha256.is_none() && writing.bytes() > 0 {
-            writing.clear().await?;
+            self.forget(writing).await?;
         }
         let position = Position {
             offset: writing.bytes(),
@@ -177,12 +197,21 @@ impl<'a> Reading<'a> {
             least: stall.least,
         })??;
         if opened.offset != writing.bytes() {
-            writing.clear().await?;
+            self.forget(writing).await?;
+        } else if opened.offset == 0 {
+            (self.version, self.announced, self.size) = (None, None, None);
         }
-        self.version = opened.version;
-        self.announced = opened.sha256;
-        self.size = opened.size;
-        self.check_size(opened.size.unwrap_or(0))?;
+        // What goes on with the bytes here must be of the same thing, and need not say again what that is.
+        if differ(self.size.as_ref(), opened.size.as_ref())
+            || differ(self.version.as_ref(), opened.version.as_ref())
+        {
+            return Err(Error::Changed);
+        }
+        self.version = opened.version.or(self.version.take());
+        self.announced = opened.sha256.or(self.announced.take());
+        self.size = opened.size.or(self.size);
+        let size = self.size;
+        self.check_size(size.unwrap_or(0))?;
         let mut stream = opened.stream;
         loop {
             let piece = match stall.next(&mut stream).await {
@@ -190,11 +219,11 @@ impl<'a> Reading<'a> {
                 Ok(None) => break,
                 // That the connection ended early is what the client says in many words.
                 Ok(Some(Err(Error::Transport { .. })))
-                    if opened.size.is_some_and(|size| writing.bytes() < size) =>
+                    if size.is_some_and(|size| writing.bytes() < size) =>
                 {
                     return Err(Error::Truncated {
                         got: writing.bytes(),
-                        expected: opened.size.unwrap_or_default(),
+                        expected: size.unwrap_or_default(),
                     });
                 }
                 Ok(Some(Err(error))) | Err(error) => return Err(error),
@@ -207,16 +236,13 @@ impl<'a> Reading<'a> {
             }
         }
         writing.settle().await?;
-        match opened.size {
+        match size {
             Some(expected) if writing.bytes() < expected => Err(Error::Truncated {
                 got: writing.bytes(),
                 expected,
             }),
             // More than there is: what was there before was no beginning of it.
-            Some(expected) if writing.bytes() > expected => {
-                writing.clear().await?;
-                Err(Error::Changed)
-            }
+            Some(expected) if writing.bytes() > expected => Err(Error::Changed),
             _ => Ok(()),
         }
     }
@@ -236,6 +262,11 @@ impl<'a> Reading<'a> {
             source: self.number,
         });
     }
+}
+
+/// Whether both are known and not the same.
+fn differ<T: PartialEq>(one: Option<&T>, other: Option<&T>) -> bool {
+    one.zip(other).is_some_and(|(one, other)| one != other)
 }
 
 /// How long a stream was waited for since it last gave enough. Time spent on writing does not count: that is not the

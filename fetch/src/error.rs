@@ -83,8 +83,7 @@ impl Error {
         if error.is_redirect() {
             return Self::Redirects;
         }
-        // The outermost error only repeats the URL; the innermost one says what went wrong.
-        Self::transport(innermost(error))
+        Self::transport(cause_of(error))
     }
 
     pub(crate) fn transport(cause: impl ToString) -> Self {
@@ -92,6 +91,36 @@ impl Error {
             cause: cause.to_string(),
         }
     }
+}
+
+/// What went wrong on the way to an answer, in words of ours for what broken servers do.
+pub(crate) fn cause_of(error: &(dyn std::error::Error + 'static)) -> String {
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, InvalidInput, UnexpectedEof,
+    };
+    let chain = || std::iter::successors(Some(error), |error| error.source());
+    let http = || chain().filter_map(|error| error.downcast_ref::<hyper::Error>());
+    let sockets = || chain().filter_map(|error| error.downcast_ref::<io::Error>());
+    let is_any = |kinds: &[io::ErrorKind]| sockets().any(|error| kinds.contains(&error.kind()));
+    if http().any(hyper::Error::is_incomplete_message)
+        || is_any(&[
+            UnexpectedEof,
+            ConnectionReset,
+            ConnectionAborted,
+            BrokenPipe,
+        ])
+    {
+        return "the server, or the way to it, broke off".to_owned();
+    }
+    // The outermost error only repeats the URL; the innermost one says what went wrong.
+    let cause = innermost(error);
+    // A body in chunks that are none is told as bad input.
+    let is_nonsense = http().any(hyper::Error::is_parse)
+        || http().next().is_some() && is_any(&[InvalidData, InvalidInput]);
+    if is_nonsense {
+        return format!("the server's answer is not HTTP: {cause}");
+    }
+    cause
 }
 
 pub(crate) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {

@@ -54,6 +54,12 @@ impl Http {
             .await
             .map_err(|error| Error::of_http(&error))?;
         let range = ContentRange::of(response.headers());
+        if position.offset > 0
+            && response.status() != StatusCode::OK
+            && is_another(position.version.as_deref(), response.headers())
+        {
+            return Err(Error::Changed);
+        }
         let version = version(response.headers());
         let (offset, size) = match response.status() {
             StatusCode::OK => (0, response.content_length()),
@@ -66,7 +72,7 @@ impl Http {
                 };
                 (position.offset, range.total)
             }
-            // All of it is here already.
+            // All of it is here already, if that is how much there was.
             StatusCode::RANGE_NOT_SATISFIABLE
                 if position.offset > 0
                     && range.is_some_and(|range| range.total == Some(position.offset)) =>
@@ -91,7 +97,12 @@ impl Http {
         Ok(Opened {
             offset,
             size,
-            version,
+            // What goes on need not be told from what it goes on with.
+            version: if offset > 0 {
+                position.version.clone().or(version)
+            } else {
+                version
+            },
             sha256: None,
             stream: stream
                 .map(|piece| piece.map_err(|error| Error::of_http(&error)))
@@ -110,6 +121,22 @@ fn version(headers: &HeaderMap) -> Option<String> {
         .filter(|tag| tag.starts_with('"'))
         .or_else(|| text(LAST_MODIFIED))
         .map(str::to_owned)
+}
+
+/// Whether the part that is answered is of another version than the one begun, whatever the server was asked for.
+fn is_another(begun: Option<&str>, headers: &HeaderMap) -> bool {
+    let Some(begun) = begun else {
+        return false;
+    };
+    // A server need not name both again.
+    let name = if begun.starts_with('"') {
+        ETAG
+    } else {
+        LAST_MODIFIED
+    };
+    headers
+        .get(name)
+        .is_some_and(|now| now.as_bytes() != begun.as_bytes())
 }
 
 /// `bytes 5-9/10`, `bytes 5-9/*` or `bytes */10`.
@@ -158,11 +185,25 @@ mod tests {
             LAST_MODIFIED,
             "Mon, 01 Jan 2024 00:00:00 GMT".parse().unwrap(),
         );
+        let date = version(&headers).unwrap();
         headers.insert(ETAG, "W/\"weak\"".parse().unwrap());
         assert!(version(&headers).unwrap().starts_with("Mon"));
         headers.insert(ETAG, "\"strong\"".parse().unwrap());
         assert_eq!(version(&headers).unwrap(), "\"strong\"");
+        for (begun, another) in [
+            (None, false),
+            (Some("\"strong\""), false),
+            (Some("\"other\""), true),
+            (Some(date.as_str()), false),
+            (Some("Tue, 02 Jan 2024 00:00:00 GMT"), true),
+        ] {
+            assert_eq!(is_another(begun, &headers), another, "{begun:?}");
+        }
         headers.insert(ACCEPT_RANGES, "none".parse().unwrap());
         assert_eq!(version(&headers), None);
     }
 }
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod server_tests;

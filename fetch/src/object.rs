@@ -6,7 +6,7 @@ use opendal::services::{S3, Webhdfs};
 use opendal::{ErrorKind, HttpTransporter, Metadata, Operator};
 use opendal_http_transport_reqwest::ReqwestTransport;
 
-use crate::error::innermost;
+use crate::error::cause_of;
 use crate::source::{Opened, Position, Source};
 use crate::{Error, settings};
 
@@ -160,7 +160,7 @@ fn of_io(error: &std::io::Error, what: &str, who: &str, remedy: &'static str) ->
         .and_then(|inner| inner.downcast_ref::<opendal::Error>());
     match inner {
         Some(inner) => of_opendal(inner, what, who, remedy),
-        None => Error::transport(error),
+        None => Error::transport(cause_of(error)),
     }
 }
 
@@ -190,7 +190,7 @@ fn of_opendal(error: &opendal::Error, what: &str, who: &str, remedy: &'static st
 
 fn sentence(error: &opendal::Error) -> String {
     match std::error::Error::source(error) {
-        Some(source) => innermost(source),
+        Some(source) => cause_of(source),
         None => error.message().to_owned(),
     }
 }

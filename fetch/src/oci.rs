@@ -11,7 +11,7 @@ use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference, RegistryOperation};
 use reqwest::StatusCode;
 
-use crate::error::innermost;
+use crate::error::cause_of;
 use crate::source::{Opened, Position, Source};
 use crate::{Error, Registries};
 
@@ -215,7 +215,7 @@ impl Artifact {
                 },
             },
             OciDistributionError::RequestError(error) => Error::of_http(error),
-            OciDistributionError::IoError(error) => Error::transport(error),
+            OciDistributionError::IoError(error) => Error::transport(cause_of(error)),
             error => Error::Registry(format!("the registry's answer cannot be used: {error}")),
         }
     }
@@ -235,7 +235,7 @@ fn of_blob(error: &std::io::Error) -> Error {
             expected: expected.trim_start_matches("sha256:").to_owned(),
             got: actual.trim_start_matches("sha256:").to_owned(),
         },
-        _ => Error::transport(innermost(error)),
+        _ => Error::transport(cause_of(error)),
     }
 }
 

@@ -132,6 +132,7 @@ fn a_download_is_resumed_and_checked() {
         ("fresh", &b""[..]),
         ("resumed", &bytes[..300_000]),
         ("spoilt", &[7; 300_000]),
+        ("too-long", &[7; 800_000]),
     ] {
         if !part.is_empty() {
             std::fs::write(to(&format!("{name}.part")), part).unwrap();
