@@ -258,11 +258,14 @@ fn nobody_who_is_willing_starves() {
     }
 }
 
+/// Weights of roles, the roles of frameworks, and how many of 80 bites each of these should get.
+type Case<'a> = (&'a [(&'a str, f64)], &'a [&'a str], &'a [i64]);
+
 /// Whoever takes a little of each offer and refuses none of the rest is served as often as its weight says, and not in
 /// turns with everybody else.
 #[test]
 fn small_bites_add_up_to_the_shares() {
-    let cases: [(&[(&str, f64)], &[&str], &[i64]); 3] = [
+    let cases: [Case; 3] = [
         (&[("u", 1.0), ("v", 3.0)], &["u", "v"], &[20, 60]),
         (
             &[("p", 1.0), ("p/a", 3.0), ("q", 1.0)],

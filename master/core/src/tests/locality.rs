@@ -11,7 +11,6 @@ use tepui_api::v1::scheduler::{Call, call};
 
 use super::harness::*;
 use crate::{Answer, LinkKey};
-use tepui_api::v1::framework_info::capability::Type as Capability;
 
 fn digest(letter: char) -> String {
     letter.to_string().repeat(64)
