@@ -93,12 +93,15 @@ impl Workload {
     pub(crate) async fn launch(&mut self, wanted: &[Wanted]) -> anyhow::Result<()> {
         let offer = loop {
             if let Some(offer) = self.offers.pop_front() {
-                let needed: f64 = wanted.iter().map(|one| one.cpus).sum();
-                let cpus = offer.resources.iter().filter(|one| one.name == "cpus");
-                let cpus: f64 = cpus
-                    .filter_map(|one| Some(one.scalar.as_ref()?.value))
-                    .sum();
-                if cpus >= needed {
+                let has = |name: &str| -> f64 {
+                    let named = offer.resources.iter().filter(|one| one.name == name);
+                    named
+                        .filter_map(|one| Some(one.scalar.as_ref()?.value))
+                        .sum()
+                };
+                let cpus: f64 = wanted.iter().map(|one| one.cpus).sum();
+                let mem: f64 = wanted.iter().map(|one| one.mem).sum();
+                if has("cpus") >= cpus && has("mem") >= mem {
                     break offer;
                 }
                 // What was freed in the meantime comes back together with the rest.
