@@ -20,7 +20,6 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "tepui-model",
             "tepui-api",
-            "tepui-allocator",
             "tepui-master-core",
             "tepui-agent-core",
         ],
