@@ -127,7 +127,7 @@ impl Schema {
         );
     }
 
-    /// The messages that exist in JSON; the agents' link and the registry are protobuf only.
+    /// The messages that exist in JSON; the agents' link, the registry and what guests ask are protobuf only.
     pub(crate) fn spoken(&self) -> impl Iterator<Item = &Message> {
         self.messages
             .values()
@@ -136,7 +136,9 @@ impl Schema {
 }
 
 pub(crate) fn is_spoken(full_name: &str) -> bool {
-    !full_name.starts_with("tepui.v1.link.") && !full_name.starts_with("tepui.v1.registry.")
+    !["tepui.v1.link.", "tepui.v1.registry.", "tepui.v1.guest."]
+        .iter()
+        .any(|package| full_name.starts_with(package))
 }
 
 fn is_map_entry(message: &DescriptorProto) -> bool {

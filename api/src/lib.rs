@@ -20,6 +20,8 @@ mod system;
 
 /// What Tepui adds to the Mesos v1 messages (package `tepui.v1`).
 pub use generated::ext;
+/// What a wasm guest asks of its cluster (package `tepui.v1.guest`); protobuf only.
+pub use generated::ext::guest;
 /// The stream between an agent and its master (package `tepui.v1.link`); protobuf only.
 pub use generated::ext::link;
 /// What the master keeps on disk (package `tepui.v1.registry`); protobuf only.

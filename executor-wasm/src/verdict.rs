@@ -252,7 +252,7 @@ mod tests {
                 },
             },
         );
-        let usage = status.usage.expect("every last status has it");
+        let usage = status.usage.as_ref().expect("every last status has it");
         assert_eq!(usage.memory_peak_bytes, Some(7));
         assert_eq!(usage.wall_time_ns, Some(1_234_567_890));
         assert_eq!(usage.body, Some(launch_plan::Body::Wasm as i32));

@@ -235,6 +235,7 @@ impl Core {
             | Body::ListFiles(_)
             | Body::CancelFile(_)
             | Body::ArtifactHolders(_)
+            | Body::GuestAnswer(_)
             | Body::ArtifactKey(_) => {}
         }
     }

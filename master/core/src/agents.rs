@@ -40,7 +40,8 @@ impl Core {
             to_master::Body::Holdings(told) => self.on_holdings(agent, told),
             to_master::Body::Register(_)
             | to_master::Body::FileChunk(_)
-            | to_master::Body::LocateArtifact(_) => {}
+            | to_master::Body::LocateArtifact(_)
+            | to_master::Body::GuestRequest(_) => {}
         }
     }
 
