@@ -29,6 +29,9 @@ enum Measurement {
     #[cfg(feature = "cluster")]
     /// Short wasm tasks per second, end to end through the scheduler API: launch to acknowledged TASK_FINISHED
     Tasks(tasks::Tasks),
+    #[cfg(feature = "cluster")]
+    /// What lines of stdin ask for (`wasm rate 1000`, `native alone 50`), a line of JSON each: for bench/peers
+    OnDemand(tasks::OnDemand),
     /// One cycle of the allocator: all free, nothing to do, one change
     Allocator(allocator::Allocator),
     #[cfg(feature = "cluster")]
@@ -49,6 +52,8 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().measurement {
         #[cfg(feature = "cluster")]
         Measurement::Tasks(tasks) => tasks.run(),
+        #[cfg(feature = "cluster")]
+        Measurement::OnDemand(on_demand) => on_demand.run(),
         Measurement::Allocator(allocator) => allocator.run(),
         #[cfg(feature = "cluster")]
         Measurement::Locality(locality) => locality.run(),
