@@ -314,7 +314,9 @@ mod tests {
     #[test]
     fn a_record_cannot_be_written_elsewhere() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(write_all(directory.path(), &[save(1, "../x", Some("x"))]).is_err());
-        assert!(!directory.path().parent().unwrap().join("x").exists());
+        let meta = directory.path().join("meta");
+        std::fs::create_dir(&meta).unwrap();
+        assert!(write_all(&meta, &[save(1, "../x", Some("x"))]).is_err());
+        assert!(!directory.path().join("x").exists());
     }
 }
