@@ -7,6 +7,7 @@
 
 pub mod amount;
 pub mod conversion;
+pub mod generator;
 pub mod host_rule;
 pub mod ids;
 pub mod parse;
@@ -20,6 +21,7 @@ pub mod time;
 
 pub use amount::{AmountError, Milli};
 pub use conversion::{Change, Conversion};
+pub use generator::Generator;
 pub use host_rule::{HostRule, HostRuleError, is_private_to_the_machine};
 pub use ids::{
     AgentId, ContainerId, ExecutorId, FrameworkId, IdError, OfferId, TaskId, check_container_id,

@@ -1,26 +1,21 @@
 //! Everything that looks random, from one seed, and the same on every machine: no function of the platform's mathematics
 //! library is used.
 
+use tepui_model::Generator;
+
 use crate::Micros;
 
-/// A xoshiro256++ generator.
+/// What chance decides in a simulation.
 #[derive(Debug, Clone)]
 pub struct Chance {
-    state: [u64; 4],
+    generator: Generator,
 }
 
 impl Chance {
     pub fn new(seed: u64) -> Self {
-        let mut word = seed;
-        let state = [(); 4].map(|()| {
-            // Splitmix: states that differ in every bit even for seeds that follow each other.
-            word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut mixed = word;
-            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            mixed ^ (mixed >> 31)
-        });
-        Self { state }
+        Self {
+            generator: Generator::new(seed),
+        }
     }
 
     /// A generator that goes its own way from here.
@@ -29,19 +24,7 @@ impl Chance {
     }
 
     pub fn number(&mut self) -> u64 {
-        let state = &mut self.state;
-        let result = state[0]
-            .wrapping_add(state[3])
-            .rotate_left(23)
-            .wrapping_add(state[0]);
-        let shifted = state[1] << 17;
-        state[2] ^= state[0];
-        state[3] ^= state[1];
-        state[1] ^= state[2];
-        state[0] ^= state[3];
-        state[2] ^= shifted;
-        state[3] = state[3].rotate_left(45);
-        result
+        self.generator.number()
     }
 
     /// From 0 up to, but not including, `limit`; 0 if that is 0.

@@ -4,7 +4,7 @@
 //! nothing about the executors' tokens.
 
 use sha2::{Digest, Sha256};
-use tepui_model::ContainerId;
+use tepui_model::{ContainerId, Generator};
 
 pub(crate) type Uuid = [u8; 16];
 
@@ -12,8 +12,7 @@ pub(crate) type Uuid = [u8; 16];
 pub(crate) struct Chance {
     seed: [u8; 32],
     tokens: u64,
-    /// The state of a xoshiro256++ generator.
-    state: [u64; 4],
+    uuids: Generator,
 }
 
 impl Chance {
@@ -26,30 +25,14 @@ impl Chance {
         Self {
             seed,
             tokens: 0,
-            state,
+            uuids: Generator::from_state(state),
         }
-    }
-
-    fn next(&mut self) -> u64 {
-        let state = &mut self.state;
-        let result = state[0]
-            .wrapping_add(state[3])
-            .rotate_left(23)
-            .wrapping_add(state[0]);
-        let shifted = state[1] << 17;
-        state[2] ^= state[0];
-        state[3] ^= state[1];
-        state[1] ^= state[2];
-        state[0] ^= state[3];
-        state[2] ^= shifted;
-        state[3] = state[3].rotate_left(45);
-        result
     }
 
     pub(crate) fn uuid(&mut self) -> Uuid {
         let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&self.next().to_le_bytes());
-        bytes[8..].copy_from_slice(&self.next().to_le_bytes());
+        bytes[..8].copy_from_slice(&self.uuids.number().to_le_bytes());
+        bytes[8..].copy_from_slice(&self.uuids.number().to_le_bytes());
         bytes[6] = (bytes[6] & 0x0f) | 0x40;
         bytes[8] = (bytes[8] & 0x3f) | 0x80;
         bytes
