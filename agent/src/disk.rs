@@ -8,23 +8,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tepui_agent_core::{AgentView, ExecutorKind, ExecutorRef, Input, Limitation, TaskRef};
+use tepui_agent_core::{AgentView, ExecutorKind, ExecutorRef, Input, Limitation};
 use tepui_api::v1::{self, task_status::Reason};
 use tepui_model::format_bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::executors::{MEGABYTE, megabytes};
+use crate::overstepping::{self, Whose};
 use crate::owner::Event;
 
 /// What the kernel counts a file's blocks in.
 const BLOCK_BYTES: u64 = 512;
-
-/// Whose end it is when there is too much.
-#[derive(Debug, Clone, PartialEq)]
-enum Whose {
-    Task(TaskRef),
-    Executor(ExecutorRef),
-}
 
 /// One directory and what may be in it.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,24 +33,8 @@ struct Allotment {
 
 /// Looks at everything each interval, counted from the end of the last look, until nobody listens.
 pub(crate) async fn watch(work_dir: PathBuf, interval: Duration, events: mpsc::Sender<Event>) {
-    loop {
-        tokio::time::sleep(interval).await;
-        let (reply, view) = oneshot::channel();
-        if events.send(Event::View { reply }).await.is_err() {
-            return;
-        }
-        let Ok(view) = view.await else { return };
-        let all = allotments(&work_dir, &view);
-        let exceeded = tokio::task::spawn_blocking(move || {
-            let exceeded = all.into_iter().filter_map(exceeded);
-            exceeded.collect::<Vec<_>>()
-        });
-        for input in exceeded.await.unwrap_or_default() {
-            if events.send(Event::Core(Box::new(input))).await.is_err() {
-                return;
-            }
-        }
-    }
+    let look = |all: Vec<Allotment>| all.into_iter().filter_map(exceeded).collect();
+    overstepping::watch(interval, events, |view| allotments(&work_dir, view), look).await;
 }
 
 fn allotments(work_dir: &Path, view: &AgentView) -> Vec<Allotment> {
@@ -152,13 +130,7 @@ fn exceeded(allotment: Allotment) -> Option<Input> {
         ),
         resources: vec![allotment.resource],
     };
-    Some(match allotment.whose {
-        Whose::Task(task) => Input::TaskLimited { task, limitation },
-        Whose::Executor(executor) => Input::ExecutorLimited {
-            executor,
-            limitation,
-        },
-    })
+    Some(allotment.whose.limited(limitation))
 }
 
 /// What the directory takes up on its disk. Links are not followed, but for the path itself; a file with several names
@@ -200,7 +172,7 @@ fn used_bytes(path: &Path, except: &[PathBuf]) -> u64 {
 mod tests {
     use std::sync::Arc;
 
-    use tepui_agent_core::{ExecutorView, Standing, TaskView};
+    use tepui_agent_core::{ExecutorView, Standing, TaskRef, TaskView};
     use tepui_api::v1::resource::{DiskInfo, disk_info};
     use tepui_model::Resources;
 

@@ -44,6 +44,7 @@ mod link;
 mod log;
 mod metrics;
 mod operator;
+mod overstepping;
 mod owner;
 mod pages;
 mod peer;

@@ -4,25 +4,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tepui_agent_core::{AgentView, ExecutorKind, ExecutorRef, Input, Limitation, TaskRef};
+use tepui_agent_core::{AgentView, ExecutorKind, Input, Limitation};
 use tepui_api::convert::resources_from_wire;
 use tepui_api::v1::{self, task_status::Reason, value};
 use tepui_model::{Quantity, Ranges};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::containment::Group;
 use crate::executors::Executors;
+use crate::overstepping::{self, Whose};
 use crate::owner::Event;
 
 /// In `/proc/net/tcp`: a socket that waits for connections.
 const LISTENING: &str = "0A";
-
-/// Whose end it is to listen elsewhere.
-#[derive(Debug, Clone, PartialEq)]
-enum Whose {
-    Task(TaskRef),
-    Executor(ExecutorRef),
-}
 
 /// The processes of a group, and where they may listen.
 #[derive(Debug)]
@@ -34,25 +28,12 @@ struct Watched {
 
 /// Looks at everything each interval, counted from the end of the last look, until nobody listens.
 pub(crate) async fn watch(executors: Executors, interval: Duration, events: mpsc::Sender<Event>) {
-    loop {
-        tokio::time::sleep(interval).await;
-        let (reply, view) = oneshot::channel();
-        if events.send(Event::View { reply }).await.is_err() {
-            return;
-        }
-        let Ok(view) = view.await else { return };
-        let all = watched(&executors, &view);
-        let found = tokio::task::spawn_blocking(move || {
-            let sockets = listening_here();
-            let found = all.iter().filter_map(|one| trespassing(one, &sockets));
-            found.collect::<Vec<_>>()
-        });
-        for input in found.await.unwrap_or_default() {
-            if events.send(Event::Core(Box::new(input))).await.is_err() {
-                return;
-            }
-        }
-    }
+    let look = |all: Vec<Watched>| {
+        let sockets = listening_here();
+        let found = all.iter().filter_map(|one| trespassing(one, &sockets));
+        found.collect()
+    };
+    overstepping::watch(interval, events, |view| watched(&executors, view), look).await;
 }
 
 fn watched(executors: &Executors, view: &AgentView) -> Vec<Watched> {
@@ -161,16 +142,7 @@ fn trespassing(watched: &Watched, sockets: &BTreeMap<u64, u16>) -> Option<Input>
             ..Default::default()
         }],
     };
-    Some(match &watched.whose {
-        Whose::Task(task) => Input::TaskLimited {
-            task: task.clone(),
-            limitation,
-        },
-        Whose::Executor(executor) => Input::ExecutorLimited {
-            executor: executor.clone(),
-            limitation,
-        },
-    })
+    Some(watched.whose.limited(limitation))
 }
 
 #[cfg(test)]
