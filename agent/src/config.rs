@@ -99,6 +99,8 @@ pub struct Config {
     pub gc_delay: Duration,
     /// The part of the disk sandboxes should leave free: the fuller it is, the earlier they go.
     pub gc_disk_headroom: f64,
+    /// How many sandboxes of ended tasks are kept at most.
+    pub gc_max_sandboxes: usize,
     /// How often it is looked whether a sandbox is to go.
     pub disk_watch_interval: Duration,
     /// Whether a task that has more on disk than it was given is ended.
@@ -169,6 +171,7 @@ impl Default for Config {
             update_retry_maximum: Duration::from_secs(10 * 60),
             gc_delay: Duration::from_secs(7 * 24 * 3600),
             gc_disk_headroom: 0.1,
+            gc_max_sandboxes: 100_000,
             disk_watch_interval: Duration::from_secs(60),
             enforce_container_disk_quota: false,
             container_disk_watch_interval: Duration::from_secs(15),

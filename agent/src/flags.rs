@@ -88,6 +88,7 @@ impl Config {
             ("default_role", self.default_role.clone()),
             ("fetcher_cache_size", format!("{}B", self.cache_bytes)),
             ("gc_disk_headroom", self.gc_disk_headroom.to_string()),
+            ("gc_max_sandboxes", self.gc_max_sandboxes.to_string()),
             (
                 "enforce_container_disk_quota",
                 self.enforce_container_disk_quota.to_string(),
@@ -197,6 +198,7 @@ mod tests {
             ("recovery_timeout", "15mins"),
             ("gc_delay", "1weeks"),
             ("gc_disk_headroom", "0.1"),
+            ("gc_max_sandboxes", "100000"),
             ("disk_watch_interval", "1mins"),
             ("container_disk_watch_interval", "15secs"),
             ("enforce_container_disk_quota", "false"),

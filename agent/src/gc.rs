@@ -1,6 +1,6 @@
 //! Removes the sandboxes nobody uses any more: later if there is room, and sooner if there is little.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -14,14 +14,24 @@ pub(crate) struct Rules {
     pub(crate) delay: Duration,
     /// The part of the disk that should stay free: the fuller it is, the younger is what goes.
     pub(crate) headroom: f64,
+    /// How many stay at most; beyond it the oldest go.
+    pub(crate) most: usize,
     /// How often it is looked whether something is due.
     pub(crate) interval: Duration,
 }
+
+/// Sandboxes and when they were handed in, the oldest first.
+type Queue = VecDeque<(SystemTime, PathBuf)>;
 
 impl Rules {
     /// Mesos's rule.
     fn max_age(&self, usage: f64) -> Duration {
         self.delay.mul_f64((1.0 - self.headroom - usage).max(0.0))
+    }
+
+    /// So many may wait before it is looked out of turn: removing them in batches costs less than one by one.
+    fn batch_above(&self) -> usize {
+        self.most.saturating_add(self.most / 8).saturating_add(1)
     }
 }
 
@@ -41,23 +51,31 @@ impl Garbage {
                 live.iter().map(|path| work_dir.join(path)).collect(),
             );
             let left = tokio::task::spawn_blocking(move || left_over(&directory, &keep)).await;
-            let mut waiting: BTreeMap<PathBuf, SystemTime> = left.unwrap_or_default();
+            let mut waiting: Queue = left.unwrap_or_default();
             let mut looks = tokio::time::interval(rules.interval);
             looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut enough = rules.batch_above();
             loop {
-                tokio::select! {
+                let look = tokio::select! {
                     handed_in = inbox.recv() => match handed_in {
-                        Some((sandbox, at)) => drop(waiting.insert(sandbox, at)),
+                        Some((sandbox, at)) => {
+                            waiting.push_back((at, sandbox));
+                            waiting.len() >= enough
+                        }
                         None => return,
                     },
-                    _ = looks.tick() => {
-                        let (directory, mut mine) = (work_dir.clone(), std::mem::take(&mut waiting));
-                        let collected = tokio::task::spawn_blocking(move || {
-                            collect(&mut mine, SystemTime::now(), rules.max_age(usage(&directory)));
-                            mine
-                        });
-                        waiting = collected.await.unwrap_or_default();
-                    }
+                    _ = looks.tick() => true,
+                };
+                if look {
+                    let (directory, mut mine) = (work_dir.clone(), std::mem::take(&mut waiting));
+                    let collected = tokio::task::spawn_blocking(move || {
+                        let max_age = rules.max_age(usage(&directory));
+                        collect(&mut mine, SystemTime::now(), max_age, rules.most);
+                        mine
+                    });
+                    waiting = collected.await.unwrap_or_default();
+                    // What must stay for another reason is not looked at again at once.
+                    enough = rules.batch_above().max(waiting.len() + rules.most / 8 + 1);
                 }
             }
         });
@@ -70,33 +88,48 @@ impl Garbage {
     }
 }
 
+/// The part of the disk that is taken: of its bytes, or of the files it can have, whichever is more.
 fn usage(work_dir: &Path) -> f64 {
+    let taken = |available: u64, all: u64| 1.0 - available as f64 / all.max(1) as f64;
     nix::sys::statvfs::statvfs(work_dir).map_or(0.0, |found| {
-        let total = found.blocks().max(1) as f64;
-        1.0 - found.blocks_available() as f64 / total
+        let bytes = taken(found.blocks_available(), found.blocks());
+        match found.files() {
+            // Some file systems make room for files as they go.
+            0 => bytes,
+            files => bytes.max(taken(found.files_available(), files)),
+        }
     })
 }
 
-fn collect(waiting: &mut BTreeMap<PathBuf, SystemTime>, now: SystemTime, max_age: Duration) {
+/// Removes from the front of the queue what is too old, and what is more than `most`.
+fn collect(waiting: &mut Queue, now: SystemTime, max_age: Duration, most: usize) {
     let mounts = mounts();
-    waiting.retain(|sandbox, at| {
-        if now.duration_since(*at).unwrap_or_default() < max_age {
-            return true;
+    let mut kept = Vec::new();
+    while let Some((at, _)) = waiting.front() {
+        let is_due = now.duration_since(*at).unwrap_or_default() >= max_age;
+        if !is_due && waiting.len() + kept.len() <= most {
+            break;
         }
-        if let Some(mount) = mounts.iter().find(|mount| mount.starts_with(sandbox)) {
+        let Some((at, sandbox)) = waiting.pop_front() else {
+            break;
+        };
+        if let Some(mount) = mounts.iter().find(|mount| mount.starts_with(&sandbox)) {
             // Removing it would remove what is mounted there, which is not the sandbox's.
             tracing::warn!(mount = %mount.display(), "a sandbox is kept, for something is mounted in it");
-            return true;
+            kept.push((at, sandbox));
+            continue;
         }
-        match std::fs::remove_dir_all(sandbox) {
+        match std::fs::remove_dir_all(&sandbox) {
             Ok(()) => tracing::debug!(sandbox = %sandbox.display(), "a sandbox was removed"),
             Err(error) => {
                 tracing::debug!(sandbox = %sandbox.display(), %error, "a sandbox could not be removed");
             }
         }
-        remove_empty_above(sandbox);
-        false
-    });
+        remove_empty_above(&sandbox);
+    }
+    for sandbox in kept.into_iter().rev() {
+        waiting.push_front(sandbox);
+    }
 }
 
 /// `runs` and what is above it go with the last run; `latest` then points nowhere.
@@ -123,8 +156,8 @@ fn mounts() -> Vec<PathBuf> {
     points.map(PathBuf::from).collect()
 }
 
-/// All runs below the work directory, with when they were touched last.
-fn left_over(work_dir: &Path, live: &BTreeSet<PathBuf>) -> BTreeMap<PathBuf, SystemTime> {
+/// All runs below the work directory, by when they were touched last.
+fn left_over(work_dir: &Path, live: &BTreeSet<PathBuf>) -> Queue {
     let mut level = vec![work_dir.join("slaves")];
     // slaves/<agent>/frameworks/<framework>/executors/<executor>/runs/<container>
     for fixed in ["frameworks", "executors", "runs"] {
@@ -138,11 +171,10 @@ fn left_over(work_dir: &Path, live: &BTreeSet<PathBuf>) -> BTreeMap<PathBuf, Sys
         .iter()
         .flat_map(|path| directories(path))
         .filter(|path| !live.contains(path));
-    runs.filter_map(|path| {
-        let touched = path.metadata().ok()?.modified().ok()?;
-        Some((path, touched))
-    })
-    .collect()
+    let touched = |path: PathBuf| Some((path.metadata().ok()?.modified().ok()?, path));
+    let mut found: Vec<_> = runs.filter_map(touched).collect();
+    found.sort_unstable();
+    found.into()
 }
 
 fn directories(path: &Path) -> Vec<PathBuf> {
@@ -168,11 +200,14 @@ mod tests {
         let old = sandbox::create(work_dir.path(), &name("old")).unwrap();
         let live = sandbox::create(work_dir.path(), &name("live")).unwrap();
         let mut found = left_over(work_dir.path(), &BTreeSet::from([live.clone()]));
-        assert_eq!(found.keys().collect::<Vec<_>>(), [&old]);
+        assert_eq!(
+            found.iter().map(|(_, path)| path).collect::<Vec<_>>(),
+            [&old]
+        );
         let now = SystemTime::now() + Duration::from_secs(100);
-        collect(&mut found, now, Duration::from_secs(1000));
+        collect(&mut found, now, Duration::from_secs(1000), 1);
         assert!(old.exists());
-        collect(&mut found, now, Duration::from_secs(10));
+        collect(&mut found, now, Duration::from_secs(10), 1);
         assert!(found.is_empty());
         assert!(
             !work_dir
@@ -184,10 +219,58 @@ mod tests {
     }
 
     #[test]
+    fn of_more_than_may_stay_the_oldest_go() {
+        let work_dir = tempfile::tempdir().unwrap();
+        let now = SystemTime::now();
+        let mut waiting = Queue::new();
+        for task in 0_u64..5 {
+            let name = format!("slaves/s/frameworks/f/executors/t{task}/runs/c");
+            let sandbox = sandbox::create(work_dir.path(), &name).unwrap();
+            waiting.push_back((now + Duration::from_secs(task), sandbox));
+        }
+        let all: Vec<PathBuf> = waiting.iter().map(|(_, path)| path.clone()).collect();
+        collect(&mut waiting, now, Duration::from_secs(1000), 3);
+        let there: Vec<bool> = all.iter().map(|path| path.exists()).collect();
+        assert_eq!(there, [false, false, true, true, true]);
+        assert_eq!(waiting.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn what_is_handed_in_beyond_the_bound_does_not_wait_for_the_next_look() {
+        let work_dir = tempfile::tempdir().unwrap();
+        let rules = Rules {
+            delay: Duration::from_secs(604_800),
+            headroom: 0.0,
+            most: 10,
+            interval: Duration::from_secs(3600),
+        };
+        let garbage = Garbage::start(work_dir.path().to_owned(), rules, Vec::new());
+        let sandboxes: Vec<PathBuf> = (0..100)
+            .map(|task| {
+                let name = format!("slaves/s/frameworks/f/executors/t{task}/runs/c");
+                sandbox::create(work_dir.path(), &name).unwrap()
+            })
+            .collect();
+        for sandbox in &sandboxes {
+            garbage.hand_in(sandbox.clone());
+        }
+        let left = || sandboxes.iter().filter(|sandbox| sandbox.exists()).count();
+        for _ in 0..1_000 {
+            if left() <= 12 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(left() <= 12, "{} are left", left());
+        assert!(sandboxes[99].exists(), "the youngest stays");
+    }
+
+    #[test]
     fn the_fuller_the_disk_the_younger_is_what_goes() {
         let rules = Rules {
             delay: Duration::from_secs(604_800),
             headroom: 0.1,
+            most: 1_000,
             interval: Duration::from_secs(60),
         };
         assert!(rules.max_age(0.2) > rules.max_age(0.6));

@@ -247,6 +247,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let rules = gc::Rules {
         delay: config.gc_delay,
         headroom: config.gc_disk_headroom,
+        most: config.gc_max_sandboxes,
         interval: config.disk_watch_interval,
     };
     let garbage = Garbage::start(work_dir.clone(), rules, live_sandboxes(&view));

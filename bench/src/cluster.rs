@@ -12,6 +12,8 @@ use tempfile::TempDir;
 pub(crate) struct Process {
     /// Bytes.
     pub(crate) resident: u64,
+    /// Those of them that are no file's: what the process has allocated.
+    pub(crate) anonymous: u64,
     /// Seconds of processor time it has used.
     pub(crate) cpu_s: f64,
 }
@@ -20,9 +22,12 @@ impl Process {
     fn of(pid: u32) -> anyhow::Result<Self> {
         let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}"));
         let status = read("status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kibibytes = line.context("VmRSS is in status")?;
-        let kibibytes = kibibytes.trim().trim_end_matches("kB").trim();
+        let bytes = |name: &str| -> anyhow::Result<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kibibytes = line.with_context(|| format!("{name} is in status"))?;
+            let kibibytes = kibibytes.trim().trim_end_matches("kB").trim();
+            Ok(kibibytes.parse::<u64>()? * 1024)
+        };
         let stat = read("stat")?;
         let fields = stat.rsplit(')').next().unwrap_or_default();
         // utime and stime, in clock ticks of a hundredth of a second.
@@ -33,7 +38,8 @@ impl Process {
             .filter_map(|field| field.parse::<u64>().ok())
             .sum();
         Ok(Self {
-            resident: kibibytes.parse::<u64>()? * 1024,
+            resident: bytes("VmRSS:")?,
+            anonymous: bytes("RssAnon:")?,
             cpu_s: ticks as f64 / 100.0,
         })
     }
@@ -64,6 +70,15 @@ impl Cluster {
 
     /// With so many agents that have this each.
     pub(crate) fn start_many(agents: usize, resources: &str) -> anyhow::Result<Self> {
+        Self::start_with(agents, resources, &[])
+    }
+
+    /// The same with further flags for the agents.
+    pub(crate) fn start_with(
+        agents: usize,
+        resources: &str,
+        flags: &[&str],
+    ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let mut cluster = Self {
             master: String::new(),
@@ -89,7 +104,7 @@ impl Cluster {
                 "--resources",
                 resources,
             ];
-            cluster.process(&words)?;
+            cluster.process(&[&words, flags].concat())?;
         }
         Ok(cluster)
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use tepui_api::v1::TaskState;
 
@@ -15,9 +15,13 @@ pub(crate) struct Density {
     /// Tasks parked at the same time
     #[arg(long, default_value_t = 10_000)]
     tasks: usize,
-    /// Short tasks run one after the other through the same executor
+    /// Short tasks run through the same executor, after so many that everything that is remembered of ended ones is full;
+    /// it takes tens of thousands to tell a leak from chance
     #[arg(long, default_value_t = 0)]
     short: usize,
+    /// What a process may grow by for each short task, in bytes; with more the exit code is 1
+    #[arg(long, default_value_t = 50.0)]
+    bound: f64,
     /// Print one line of JSON
     #[arg(long)]
     json: bool,
@@ -34,6 +38,10 @@ const PARK: &str = r#"(module
 const NOTHING: &str = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
 /// Tasks in one ACCEPT.
 const BATCH: usize = 500;
+/// What the agent keeps of ended tasks' sandboxes here; like everything else that is kept of ended tasks it is full after
+/// `WARM_UP`, so that what grows later grows without bound.
+const SANDBOXES: &str = "1000";
+const WARM_UP: usize = 5_000;
 /// How long idle processor time is looked at.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -41,7 +49,7 @@ impl Density {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let most = self.tasks.max(BATCH);
         let resources = format!("cpus:{};mem:{};disk:10000", most / 50 + 16, most * 2 + 1024);
-        let cluster = Cluster::start(&resources)?;
+        let cluster = Cluster::start_with(1, &resources, &["--gc_max_sandboxes", SANDBOXES])?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -110,40 +118,76 @@ impl Density {
 
     async fn leaks(&self, cluster: &Cluster, workload: &mut Workload) -> anyhow::Result<()> {
         let nothing = Artifact::put(cluster, "nothing", NOTHING)?;
-        let (mut done, mut at_tenth) = (0, None);
-        while done < self.short {
-            let count = BATCH.min(self.short - done);
+        let mut done = 0;
+        let mut looks: Vec<(usize, Sizes)> = Vec::new();
+        while done < WARM_UP + self.short {
+            let count = BATCH.min(WARM_UP + self.short - done);
             let prefix = format!("short{done}-");
             run(workload, &nothing, &prefix, count, TaskState::TaskFinished).await?;
             done += count;
-            if done * 10 >= self.short && at_tenth.is_none() {
-                at_tenth = Some((done, Sizes::of(cluster)?));
+            if done >= WARM_UP {
+                looks.push((done, Sizes::allocated(cluster)?));
             }
         }
-        let (counted, first) = at_tenth.context("there were some")?;
-        let last = Sizes::of(cluster)?;
-        let grown =
-            |now: u64, then: u64| (now as f64 - then as f64) / (self.short - counted).max(1) as f64;
-        let (executor, agent) = (
-            grown(last.executor, first.executor),
-            grown(last.agent, first.agent),
-        );
+        let growth = |of: fn(&Sizes) -> u64| {
+            let points: Vec<(f64, f64)> = looks
+                .iter()
+                .map(|(done, sizes)| (*done as f64, of(sizes) as f64))
+                .collect();
+            slope(&points)
+        };
+        let last = &looks.last().context("it looked at least once")?.1;
+        let grown = [
+            ("executor", last.executor, growth(|sizes| sizes.executor)),
+            ("agent", last.agent, growth(|sizes| sizes.agent)),
+            ("master", last.master, growth(|sizes| sizes.master)),
+        ];
+        let leaking: Vec<&str> = grown
+            .iter()
+            .filter(|(_, _, growth)| *growth > self.bound)
+            .map(|(name, ..)| *name)
+            .collect();
         if self.json {
-            let line = serde_json::json!({
-                "short_tasks": self.short, "executor": last.executor, "agent": last.agent,
-                "executor_growth_bytes_per_task": executor, "agent_growth_bytes_per_task": agent,
+            let mut line = serde_json::json!({
+                "warm_up": WARM_UP, "short_tasks": self.short, "bound": self.bound,
+                "leaking": leaking,
             });
+            for (name, bytes, growth) in &grown {
+                line[name] =
+                    serde_json::json!({ "allocated": bytes, "growth_bytes_per_task": growth });
+            }
             println!("{line}");
         } else {
-            println!(
-                "{} short tasks: the executor has {:.1} MB, {executor:.1} bytes more for each task; the agent {:.1} MB, {agent:.1}",
-                self.short,
-                last.executor as f64 / 1e6,
-                last.agent as f64 / 1e6,
+            println!("{} short tasks after {WARM_UP} others", self.short);
+            for (name, bytes, growth) in &grown {
+                let allocated = *bytes as f64 / 1e6;
+                println!(
+                    "{name:<8} {allocated:6.1} MB allocated, {growth:6.1} bytes more for each task"
+                );
+            }
+        }
+        if !leaking.is_empty() {
+            bail!(
+                "more than {} bytes stay behind of each task in: {}",
+                self.bound,
+                leaking.join(", ")
             );
         }
         Ok(())
     }
+}
+
+/// Of the straight line that fits the points best, in units of the second for one of the first; 0 for a single point.
+fn slope(points: &[(f64, f64)]) -> f64 {
+    let count = points.len().max(1) as f64;
+    let mean = |part: fn(&(f64, f64)) -> f64| points.iter().map(part).sum::<f64>() / count;
+    let (x, y) = (mean(|point| point.0), mean(|point| point.1));
+    let (mut with, mut own) = (0.0, 0.0);
+    for point in points {
+        with += (point.0 - x) * (point.1 - y);
+        own += (point.0 - x) * (point.0 - x);
+    }
+    if own > 0.0 { with / own } else { 0.0 }
 }
 
 /// Launches so many tasks and waits until they are in that state.
@@ -166,7 +210,7 @@ async fn run(
     workload.until(state, count, Duration::from_secs(600)).await
 }
 
-/// Resident bytes.
+/// Bytes.
 struct Sizes {
     master: u64,
     agent: u64,
@@ -174,8 +218,18 @@ struct Sizes {
 }
 
 impl Sizes {
+    /// What is resident.
     fn of(cluster: &Cluster) -> anyhow::Result<Self> {
-        let sum = |of: &[Process]| of.iter().map(|process| process.resident).sum();
+        Self::sums(cluster, |process| process.resident)
+    }
+
+    /// What is resident and no file's.
+    fn allocated(cluster: &Cluster) -> anyhow::Result<Self> {
+        Self::sums(cluster, |process| process.anonymous)
+    }
+
+    fn sums(cluster: &Cluster, bytes: fn(&Process) -> u64) -> anyhow::Result<Self> {
+        let sum = |of: &[Process]| of.iter().map(bytes).sum();
         let all = cluster.processes()?;
         let (servers, executors) = all.split_at(2);
         Ok(Self {
@@ -187,5 +241,19 @@ impl Sizes {
 
     fn all(&self) -> u64 {
         self.master + self.agent + self.executor
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slope_is_what_each_adds_whatever_the_noise() {
+        let points: Vec<(f64, f64)> = (0..100)
+            .map(|n| (f64::from(n), 7.0 * f64::from(n) + f64::from(n % 2)))
+            .collect();
+        assert!((slope(&points) - 7.0).abs() < 0.01);
+        assert_eq!(slope(&points[..1]), 0.0);
     }
 }

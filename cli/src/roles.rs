@@ -212,6 +212,9 @@ pub(crate) struct Agent {
     /// Part of the disk that should stay free: the fuller it is, the earlier sandboxes go
     #[arg(long, default_value_t = 0.1)]
     gc_disk_headroom: f64,
+    /// How many sandboxes of ended tasks are kept at most; of more the oldest go
+    #[arg(long, default_value_t = 100_000)]
+    gc_max_sandboxes: usize,
     /// How often it is looked whether a sandbox is to go
     #[arg(long, default_value = "1mins", value_parser = duration)]
     disk_watch_interval: Duration,
@@ -380,6 +383,7 @@ impl Agent {
             config.update_retry_maximum = self.status_update_retry_interval_max;
             config.gc_delay = self.gc_delay;
             config.gc_disk_headroom = self.gc_disk_headroom;
+            config.gc_max_sandboxes = self.gc_max_sandboxes;
             config.disk_watch_interval = self.disk_watch_interval;
             config.enforce_container_disk_quota = self.enforce_container_disk_quota;
             config.container_disk_watch_interval = self.container_disk_watch_interval;
