@@ -19,6 +19,8 @@ use crate::owner::Event;
 
 /// What the kernel counts a file's blocks in.
 const BLOCK_BYTES: u64 = 512;
+/// What each file, directory and link is counted with besides, for its entry and its inode: empty files fill a disk too.
+const ENTRY_BYTES: u64 = 512;
 
 /// One directory and what may be in it.
 #[derive(Debug, Clone, PartialEq)]
@@ -162,7 +164,7 @@ fn used_bytes(path: &Path, except: &[PathBuf]) -> u64 {
             } else if metadata.nlink() > 1 && !seen.insert(metadata.ino()) {
                 continue;
             }
-            total += metadata.blocks() * BLOCK_BYTES;
+            total += metadata.blocks() * BLOCK_BYTES + ENTRY_BYTES;
         }
     }
     total
@@ -285,6 +287,12 @@ mod tests {
         assert!(used_bytes(&path, &except) < one + (1 << 19));
         assert!(used_bytes(&path, &[]) > 2 << 20);
         assert_eq!(used_bytes(Path::new("/nowhere"), &[]), 0);
+        let many = directory.path().join("many");
+        std::fs::create_dir(&many).unwrap();
+        for number in 0..1_000 {
+            std::fs::write(many.join(number.to_string()), "").unwrap();
+        }
+        assert!(used_bytes(&many, &[]) >= 1_000 * ENTRY_BYTES);
         let allotment = Allotment {
             whose: Whose::Task(task("a", "", "", Vec::new()).task),
             path,

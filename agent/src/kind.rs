@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// How many bytes decide.
-pub(crate) const MAGIC_BYTES: usize = 8;
+pub(crate) const MAGIC_BYTES: usize = 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
@@ -51,6 +51,37 @@ impl Format {
     pub(crate) fn is_wasm(self) -> bool {
         self != Self::Native
     }
+}
+
+/// Of an ELF file by its first bytes: the machine it is for, unless that is this one or nobody here knows its number.
+pub(crate) fn foreign_architecture(beginning: &[u8]) -> Option<&'static str> {
+    if !beginning.starts_with(b"\x7fELF") {
+        return None;
+    }
+    let number: [u8; 2] = beginning.get(18..20)?.try_into().ok()?;
+    // The sixth byte says in which order the others are.
+    let number = match beginning.get(5)? {
+        2 => u16::from_be_bytes(number),
+        _ => u16::from_le_bytes(number),
+    };
+    let name = match number {
+        3 => "x86",
+        8 => "mips",
+        20 => "powerpc",
+        21 => "powerpc64",
+        22 => "s390x",
+        40 => "arm",
+        62 => "x86_64",
+        183 => "aarch64",
+        243 => "riscv64",
+        258 => "loongarch64",
+        _ => return None,
+    };
+    // A 64-bit x86 runs 32-bit programs.
+    let fits = name == std::env::consts::ARCH
+        || (name, std::env::consts::ARCH) == ("x86", "x86_64")
+        || (name, std::env::consts::ARCH) == ("arm", "aarch64");
+    (!fits).then_some(name)
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -69,6 +69,16 @@ pub(crate) enum PrepareError {
     Persistent(#[from] PersistentError),
     #[error(transparent)]
     Dataset(#[from] DatasetError),
+    #[error(
+        "'{name}' is built for {has}, and this agent's machine is {own}: build it for that, or keep the task to other agents by their attributes"
+    )]
+    Architecture {
+        name: String,
+        has: &'static str,
+        own: &'static str,
+    },
+    #[error("the wasm body cannot run: {wasm}; nor can the native body: {native}")]
+    NoBody { wasm: String, native: String },
 }
 
 impl From<PrepareError> for PrepareFailure {
@@ -269,7 +279,11 @@ impl Preparer {
         let fallback = wasm.and_then(|wasm| wasm.fallback.as_ref());
         let mut ready = match (outcome, fallback) {
             (Err(error), Some(fallback)) if can_fall_back(&error) => {
-                self.fall_back(order, &path, fallback, &error).await?
+                let native = self.fall_back(order, &path, fallback, &error).await;
+                native.map_err(|native| PrepareError::NoBody {
+                    wasm: error.to_string(),
+                    native: native.to_string(),
+                })?
             }
             (outcome, _) => outcome?,
         };
@@ -391,7 +405,14 @@ impl Preparer {
         asked_for_wasm: bool,
     ) -> Result<Ready, PrepareError> {
         let line = CommandLine::of(order.info.command.as_ref());
-        let direct = direct_program(&line, &fetched, has_artifact)?;
+        let direct = match direct_program(&line, &fetched, has_artifact) {
+            Ok(direct) => direct,
+            Err(error) => {
+                // Another body works with the same files.
+                place_all(path, fetched).await?;
+                return Err(error);
+            }
+        };
         // A module stays in the store: no copy for each of a thousand tasks, and nobody can change what was compiled.
         let module = direct
             .as_ref()
@@ -501,15 +522,22 @@ impl Preparer {
         error: &PrepareError,
     ) -> Result<Ready, PrepareError> {
         let uris: Vec<&Uri> = fallback.uris.iter().collect();
-        place_all(path, self.fetch_all(&uris).await?).await?;
-        let reason = format!("the wasm body cannot run: {error}");
-        self.native_plan(
-            order,
-            path,
-            Some(fallback),
-            &CommandLine::of(Some(fallback)),
-            reason,
-        )
+        let fetched = self.fetch_all(&uris).await?;
+        let mut line = CommandLine::of(Some(fallback));
+        if line.value.is_none()
+            && let [sole] = fetched.as_slice()
+            && sole.wanted.archive.is_none()
+        {
+            line.shell = false;
+            line.value = Some(format!("./{}", sole.wanted.name.display()));
+        }
+        place_all(path, fetched).await?;
+        check_architecture(path, &line).await?;
+        let mut reason = format!("the wasm body cannot run: {error}");
+        if order.info.limits.contains_key(FUEL) {
+            reason.push_str("; no fuel is counted");
+        }
+        self.native_plan(order, path, Some(fallback), &line, reason)
     }
 
     async fn make_sandbox(&self, order: &Order) -> Result<PathBuf, PrepareError> {
@@ -618,12 +646,39 @@ fn opened(mount: launch_plan::Mount) -> ext::wasm_info::Preopen {
     }
 }
 
-/// Whether another body could do better.
+/// Whether the fault lies in the wasm body itself, so that another body could do better. What cannot be fetched, what the
+/// operator does not allow and what is wrong with the task would only be hidden by it.
 fn can_fall_back(error: &PrepareError) -> bool {
-    matches!(
-        error,
-        PrepareError::Compile(_) | PrepareError::NotWasm { .. }
-    )
+    match error {
+        // The next task may find the queue shorter; which body runs is not to depend on that.
+        PrepareError::Compile(error) => *error != CompileError::Busy,
+        PrepareError::NotWasm { .. } => true,
+        _ => false,
+    }
+}
+
+/// Looks whether a program in the sandbox is for this machine: the system's own word for it is "Exec format error".
+async fn check_architecture(path: &Path, line: &CommandLine) -> Result<(), PrepareError> {
+    let Some(name) = line.program().map(str::to_owned) else {
+        return Ok(());
+    };
+    let (path, file) = (path.to_path_buf(), name.clone());
+    let looking = tokio::task::spawn_blocking(move || {
+        let directory = Directory::open(&path).ok()?;
+        let mut file = directory.open_file(Path::new(&file)).ok()?;
+        kind::foreign_architecture(&beginning(&mut file).ok()?)
+    });
+    let looked = looking
+        .await
+        .map_err(|error| PrepareError::Sandbox(error.to_string()))?;
+    match looked {
+        Some(has) => Err(PrepareError::Architecture {
+            name,
+            has,
+            own: std::env::consts::ARCH,
+        }),
+        None => Ok(()),
+    }
 }
 
 /// The program among the fetched files, with its place.
@@ -1293,6 +1348,72 @@ mod tests {
         let failure = PrepareFailure::from(alone);
         assert_eq!(failure.reason, Reason::ContainerLaunchFailed);
         assert_eq!(failure.message, "missing import env::foo");
+    }
+
+    /// The beginning of a program for that machine (`e_machine`).
+    fn elf(machine: u8) -> Vec<u8> {
+        let mut head = b"\x7fELF\x02\x01\x01".to_vec();
+        head.resize(18, 0);
+        head.extend([machine, 0]);
+        head
+    }
+
+    #[tokio::test]
+    async fn which_body_runs_depends_on_the_module_and_not_on_what_else_is_wrong() {
+        let bench = with_compiler(
+            r#"echo '{"error":"import","message":"missing import env::foo"}'; exit 1"#,
+        )
+        .await;
+        let fallback = |name: &str, bytes: &[u8]| command("", vec![bench.serve(name, bytes)]);
+        // Not a module at all: the fallback's only file is its program.
+        let shell = fallback("native", b"#!/bin/sh\n");
+        let ready = bench
+            .prepare(wasm_task(bench.serve("a", b"text"), Some(shell.clone())))
+            .await
+            .unwrap();
+        assert_eq!(ready.plan.arguments, ["./native"]);
+        // What is missing is an error, whoever could do without it.
+        let missing = Uri {
+            value: bench.server.url("/missing"),
+            ..Default::default()
+        };
+        let error = bench.prepare(wasm_task(missing, Some(shell.clone()))).await;
+        assert!(matches!(error, Err(PrepareError::Fetch(_))), "{error:?}");
+        // So is what the operator does not allow: it is looked at before the module is.
+        let mut task = wasm_task(bench.serve("a.wasm", MODULE), Some(shell));
+        let wasm = task.container.as_mut().unwrap().wasm.as_mut().unwrap();
+        wasm.allowed_hosts = vec!["example.com".to_owned()];
+        let error = bench.prepare(task).await;
+        assert!(matches!(error, Err(PrepareError::Reach(_))), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_native_body_for_another_machine_is_named_with_both_reasons() {
+        let bench = with_compiler(
+            r#"echo '{"error":"import","message":"missing import env::foo"}'; exit 1"#,
+        )
+        .await;
+        let (own, other) = match std::env::consts::ARCH {
+            "aarch64" => (183, 62),
+            _ => (62, 183),
+        };
+        let task = |machine| {
+            let fallback = command("", vec![bench.serve("native", &elf(machine))]);
+            wasm_task(bench.serve("a.wasm", MODULE), Some(fallback))
+        };
+        let error = bench.prepare(task(other)).await.unwrap_err().to_string();
+        assert!(
+            error.starts_with(
+                "the wasm body cannot run: missing import env::foo; nor can the native body: './native' is built for "
+            ),
+            "{error}"
+        );
+        assert!(bench.prepare(task(own)).await.is_ok());
+        let mut fuelled = task(own);
+        let fuel = v1::value::Scalar { value: 1.0 };
+        fuelled.limits.insert(FUEL.to_owned(), fuel);
+        let ready = bench.prepare(fuelled).await.unwrap();
+        assert!(ready.plan.reason().ends_with("no fuel is counted"));
     }
 
     #[tokio::test]

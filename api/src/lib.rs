@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bodies;
 pub mod convert;
 mod generated;
 pub mod json;
@@ -18,6 +19,7 @@ pub mod secrets;
 pub mod state;
 mod system;
 
+pub use bodies::body_told;
 /// What Tepui adds to the Mesos v1 messages (package `tepui.v1`).
 pub use generated::ext;
 /// What a wasm guest asks of its cluster (package `tepui.v1.guest`); protobuf only.

@@ -8,6 +8,8 @@ mod cluster;
 #[cfg(feature = "cluster")]
 mod density;
 #[cfg(feature = "cluster")]
+mod hostile;
+#[cfg(feature = "cluster")]
 mod locality;
 #[cfg(feature = "cluster")]
 mod shares;
@@ -41,6 +43,9 @@ enum Measurement {
     /// How processor time is divided among guests of 3:2:1 cpus, and how long a fourth one waits
     Shares(shares::Shares),
     #[cfg(feature = "cluster")]
+    /// How late a guest comes beside each hostile one of tests/hostile
+    Hostile(hostile::Hostile),
+    #[cfg(feature = "cluster")]
     /// What parked tasks cost, and what short ones leave behind
     Density(density::Density),
     #[cfg(feature = "cluster")]
@@ -59,6 +64,8 @@ fn main() -> anyhow::Result<()> {
         Measurement::Locality(locality) => locality.run(),
         #[cfg(feature = "cluster")]
         Measurement::Shares(shares) => shares.run(),
+        #[cfg(feature = "cluster")]
+        Measurement::Hostile(hostile) => hostile.run(),
         #[cfg(feature = "cluster")]
         Measurement::Density(density) => density.run(),
         #[cfg(feature = "cluster")]

@@ -23,7 +23,7 @@ pub(crate) struct Shares {
 
 const SPIN: &str = r#"(module (func (export "_start") (loop $on (br $on))))"#;
 /// Sleeps 10 ms at a time, `$ROUNDS` times, and exits with the longest it was late, in hundredths of a millisecond.
-const IDLE: &str = r#"(module
+pub(crate) const IDLE: &str = r#"(module
   (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "clock_time_get" (func $time (param i32 i64 i32) (result i32)))
   (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))

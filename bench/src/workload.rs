@@ -31,6 +31,8 @@ pub(crate) struct Workload {
     events: Events,
     offers: VecDeque<v1::Offer>,
     updates: VecDeque<v1::TaskStatus>,
+    /// What was launched last, in case its offer was taken back at that moment.
+    launched: Vec<Wanted>,
 }
 
 impl Artifact {
@@ -65,12 +67,15 @@ impl Workload {
             events,
             offers: VecDeque::new(),
             updates: VecDeque::new(),
+            launched: Vec::new(),
         }
     }
 
     async fn hear(&mut self) -> anyhow::Result<()> {
         match self.events.next().await {
             Some(Event::Offers(offers)) => self.offers.extend(offers),
+            // Small offers that lie are taken back and come again as a larger one.
+            Some(Event::Rescinded(id)) => self.offers.retain(|offer| offer.id != id),
             Some(Event::Update(status)) => self.updates.push_back(*Box::new(status)),
             Some(Event::Error(error)) => bail!("{error}"),
             Some(_) => {}
@@ -120,6 +125,7 @@ impl Workload {
         let filters = v1::Filters {
             refuse_seconds: Some(0.0),
         };
+        self.launched = wanted.to_vec();
         let ids = std::slice::from_ref(&offer.id);
         self.scheduler
             .accept(ids, vec![operation], Some(filters))
@@ -135,9 +141,19 @@ impl Workload {
         patience: Duration,
     ) -> anyhow::Result<()> {
         let all = async {
-            let mut seen = 0;
+            let (mut seen, mut refused) = (0, 0);
             while seen < count {
                 let status = self.update().await?;
+                if status.reason() == v1::task_status::Reason::InvalidOffers {
+                    // All tasks of the ACCEPT are told so, one by one.
+                    refused += 1;
+                    if refused == self.launched.len() {
+                        refused = 0;
+                        let again = std::mem::take(&mut self.launched);
+                        self.launch(&again).await?;
+                    }
+                    continue;
+                }
                 if status.state() == state {
                     seen += 1;
                 } else if status.state().is_terminal() {

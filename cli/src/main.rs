@@ -15,6 +15,7 @@ mod inputs;
 mod logging;
 mod logs;
 mod patience;
+mod preinit;
 mod ps;
 mod roles;
 mod run;
@@ -55,6 +56,8 @@ enum Command {
     Explain(explain::Explain),
     /// List agents
     Agents(agents::Agents),
+    /// Initialise a module ahead of time: make one that starts where its initialising function ended
+    Preinit(preinit::Preinit),
     /// Keep modules and data at the master, for tasks to fetch
     Artifact(artifact::Artifact),
     /// Run as the wasm executor of one framework (agents start it)
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         Command::Logs(logs) => logs.run(),
         Command::Agents(agents) => agents.run(),
         Command::Explain(explain) => explain.run(),
+        Command::Preinit(preinit) => preinit.run(),
         Command::Artifact(artifact) => artifact.run(),
         Command::ExecutorWasm => roles::executor_wasm(),
         Command::ExecutorNative => roles::executor_native(),

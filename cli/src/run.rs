@@ -69,6 +69,9 @@ pub(crate) struct Run {
     /// An environment variable, NAME=VALUE; may be repeated
     #[arg(long, value_parser = parse_variable)]
     env: Vec<(String, String)>,
+    /// What runs natively, with the same arguments, where the module cannot: a file here or a URL
+    #[arg(long, value_name = "FILE|URL")]
+    fallback: Option<String>,
     /// A directory of the agent's machine the guest sees at GUEST, where the agent's operator allows it; may be repeated
     #[arg(long, value_name = "HOST:GUEST[:ro]", value_parser = wasm::parse_mount)]
     mount: Vec<Preopen>,
@@ -119,15 +122,80 @@ fn parse_time(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn parse_variable(text: &str) -> Result<(String, String), String> {
+pub(crate) fn parse_variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("an environment variable is given as NAME=VALUE".to_owned()),
     }
 }
 
+/// A program that is a file here or a URL, as something an agent can fetch.
+struct Program {
+    /// The name it gets in the sandbox.
+    file: String,
+    uri: v1::command_info::Uri,
+    /// Where it is, if it is here.
+    path: Option<PathBuf>,
+}
+
+impl Program {
+    async fn find(client: &Client, text: &str) -> anyhow::Result<Self> {
+        let (url, file, path, sha256) = if text.contains("://") {
+            let path = text.split(['?', '#']).next().unwrap_or(text);
+            let file = path
+                .rsplit('/')
+                .next()
+                .filter(|name| !name.is_empty())
+                .unwrap_or("program")
+                .to_owned();
+            (text.to_owned(), file, None, None)
+        } else {
+            let path = PathBuf::from(text);
+            let file = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .context("the file has no name")?
+                .to_owned();
+            let artifact = crate::artifact::put(client, &path, None).await?;
+            let said = |name: &str| client::text(&artifact, &[name]).to_owned();
+            (said("url"), file, Some(path), Some(said("sha256")))
+        };
+        Ok(Self {
+            uri: v1::command_info::Uri {
+                value: url,
+                output_file: Some(file.clone()),
+                executable: Some(true),
+                cache: Some(sha256.is_some()),
+                sha256,
+                ..Default::default()
+            },
+            file,
+            path,
+        })
+    }
+}
+
+/// The words that run a file of the sandbox.
+fn words_of(file: &str, arguments: &[String]) -> Vec<String> {
+    std::iter::once(format!("./{file}"))
+        .chain(arguments.iter().cloned())
+        .collect()
+}
+
+/// A command without a shell.
+fn command(words: Vec<String>) -> v1::CommandInfo {
+    v1::CommandInfo {
+        shell: Some(false),
+        value: words.first().cloned(),
+        arguments: words,
+        ..Default::default()
+    }
+}
+
 /// What is to be run, and what has to be fetched for it.
 struct Body {
+    /// What runs natively where that cannot, but for its environment.
+    fallback: Option<v1::CommandInfo>,
     name: String,
     /// Whether it needs something to listen on.
     serves: bool,
@@ -162,6 +230,9 @@ impl Run {
                     "--fuel is counted by the wasm runtime; a native command has none: use --time"
                 );
             }
+            if self.fallback.is_some() {
+                bail!("--fallback is for a module: a native command has no other body");
+            }
             if self.wasm_info().is_some() {
                 bail!(
                     "--mount, --allow-net, --coredump and the like are for wasm; a native command sees the agent's machine as it is"
@@ -177,62 +248,39 @@ impl Run {
                 uris,
                 words: self.arguments.clone(),
                 found,
+                fallback: None,
             });
         };
         let mut serves = self.service.port.is_some();
-        let (url, file, sha256) = if program.contains("://") {
-            let path = program.split(['?', '#']).next().unwrap_or(program);
-            let file = path
-                .rsplit('/')
-                .next()
-                .filter(|name| !name.is_empty())
-                .unwrap_or("program")
-                .to_owned();
-            (program.clone(), file, None)
-        } else {
-            let path = PathBuf::from(program);
-            let file = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .context("the file has no name")?
-                .to_owned();
-            serves |= wasm::is_service(&path);
-            let artifact = crate::artifact::put(client, &path, None).await?;
-            let url = client::text(&artifact, &["url"]).to_owned();
-            (
-                url,
-                file,
-                Some(client::text(&artifact, &["sha256"]).to_owned()),
-            )
-        };
-        if let Some(sha256) = &sha256 {
+        let Program { file, uri, path } = Program::find(client, program).await?;
+        serves |= path.is_some_and(|path| wasm::is_service(&path));
+        if let Some(sha256) = &uri.sha256 {
             found.name_digest(sha256);
         }
-        uris.insert(
-            0,
-            v1::command_info::Uri {
-                value: url,
-                output_file: Some(file.clone()),
-                executable: Some(true),
-                cache: Some(sha256.is_some()),
-                sha256,
-                ..Default::default()
-            },
-        );
+        uris.insert(0, uri);
+        let fallback = match &self.fallback {
+            Some(fallback) => {
+                let Program { file, uri, .. } = Program::find(client, fallback).await?;
+                Some(v1::CommandInfo {
+                    uris: vec![uri],
+                    ..command(words_of(&file, &self.arguments))
+                })
+            }
+            None => None,
+        };
         let stem = file
             .split('.')
             .next()
             .filter(|stem| !stem.is_empty())
             .unwrap_or("task")
             .to_owned();
-        let mut words = vec![format!("./{file}")];
-        words.extend(self.arguments.iter().cloned());
         Ok(Body {
             name: self.task_name(&stem),
             serves,
             uris,
-            words,
+            words: words_of(&file, &self.arguments),
             found,
+            fallback,
         })
     }
 
@@ -477,9 +525,14 @@ impl Job<'_> {
         })
     }
 
-    /// A service says where it listens when it does.
+    /// A service says where it listens when it does; a task with two bodies, that it is the native one that runs.
     fn say_where(&mut self, message: &str) {
         let Some(address) = message.strip_prefix("listening on ") else {
+            // Of two bodies, the one that was not expected.
+            if message.starts_with("runs its native body") && !self.said_where {
+                self.said_where = true;
+                eprintln!("tepui: {} {message}", self.task_id);
+            }
             return;
         };
         let port = address.rsplit(':').next().unwrap_or_default();
@@ -588,8 +641,19 @@ impl Job<'_> {
                 value: Some(value.clone()),
                 ..Default::default()
             });
-        let environment = v1::Environment {
+        let environment = (!self.run.env.is_empty()).then(|| v1::Environment {
             variables: variables.collect(),
+        });
+        let fallback = self.body.fallback.clone().map(|fallback| v1::CommandInfo {
+            environment: environment.clone(),
+            ..fallback
+        });
+        let wasm = match (self.run.wasm_info(), fallback) {
+            (None, None) => None,
+            (wasm, fallback) => Some(WasmInfo {
+                fallback,
+                ..wasm.unwrap_or_default()
+            }),
         };
         let nanoseconds = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
         v1::TaskInfo {
@@ -601,11 +665,8 @@ impl Job<'_> {
             resources: vec![scalar("cpus", self.run.cpus), scalar("mem", mem)],
             command: Some(v1::CommandInfo {
                 uris: self.body.uris.clone(),
-                environment: (!self.run.env.is_empty()).then_some(environment),
-                shell: Some(false),
-                value: self.body.words.first().cloned(),
-                arguments: self.body.words.clone(),
-                ..Default::default()
+                environment,
+                ..command(self.body.words.clone())
             }),
             limits: self
                 .run
@@ -613,7 +674,7 @@ impl Job<'_> {
                 .map(|fuel| ("fuel".to_owned(), v1::value::Scalar { value: fuel as f64 }))
                 .into_iter()
                 .collect(),
-            container: self.run.wasm_info().map(|wasm| v1::ContainerInfo {
+            container: wasm.map(|wasm| v1::ContainerInfo {
                 r#type: v1::container_info::Type::Wasm as i32,
                 wasm: Some(wasm),
                 ..Default::default()

@@ -70,11 +70,11 @@ pub(crate) struct Bounds {
     pub(crate) handles: Option<u32>,
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     tepui_model::parse_duration(text).map_err(|error| error.to_string())
 }
 
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     tepui_model::parse_size(text).map_err(|error| error.to_string())
 }
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use tepui_api::body_told;
 use tepui_api::ext::{LaunchPlan, TaskUsage, launch_plan};
-use tepui_api::v1::container_info;
 use tepui_api::v1::task_status::Reason;
-use tepui_api::v1::{CommandInfo, KillPolicy, TaskInfo, TaskState, TaskStatus};
+use tepui_api::v1::{KillPolicy, TaskInfo, TaskState, TaskStatus};
 use tepui_sdk_executor::{Checks, Condition, News};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
@@ -104,9 +104,12 @@ pub(crate) async fn run(
         }
     };
     let mut status = state(TaskState::TaskRunning);
-    if running.group.is_none() {
-        status.message = Some("no cgroups: limits are not enforced".to_owned());
-    }
+    status.message = match (body_told(&task), running.group.is_none()) {
+        (Some(told), false) => Some(told),
+        (Some(told), true) => Some(format!("{told}; no cgroups: limits are not enforced")),
+        (None, true) => Some("no cgroups: limits are not enforced".to_owned()),
+        (None, false) => None,
+    };
     report(shared, &task, with(&condition, status));
 
     let (exit, intervention) =
@@ -367,11 +370,11 @@ fn start(shared: &Shared, task: &TaskInfo, limits: &Limits) -> Result<Running, L
             None
         }
     };
-    let command = native_command(task);
     let started = process::start(
         &shared.reaper,
         Start {
-            program: program(command, plan),
+            // Which file that is the agent knows: of a task with two bodies, the task's own command is not this one's.
+            program: plan.arguments.first().map_or("", String::as_str),
             arguments: &plan.arguments,
             environment: plan
                 .environment
@@ -412,28 +415,6 @@ fn make_group(
     Group::create(&cgroups.hierarchies, name, limits).map(Some)
 }
 
-/// The command the native body comes from: of a task that could also run as wasm, the fallback.
-fn native_command(task: &TaskInfo) -> Option<&CommandInfo> {
-    let wasm = task
-        .container
-        .as_ref()
-        .filter(|container| container.r#type() == container_info::Type::Wasm)
-        .and_then(|container| container.wasm.as_ref());
-    wasm.and_then(|wasm| wasm.fallback.as_ref())
-        .or(task.command.as_ref())
-}
-
-/// The file to execute. Mesos lets a command without shell call itself otherwise than its file is called.
-fn program<'a>(command: Option<&'a CommandInfo>, plan: &'a LaunchPlan) -> &'a str {
-    let named = command
-        .filter(|command| !command.shell())
-        .and_then(|command| command.value.as_deref());
-    named
-        .filter(|value| !value.is_empty())
-        .or(plan.arguments.first().map(String::as_str))
-        .unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use tepui_api::v1::DurationInfo;
@@ -452,25 +433,5 @@ mod tests {
             Some(Duration::from_millis(1500))
         );
         assert_eq!(grace_of(Some(&policy(-1))), Some(Duration::ZERO));
-    }
-
-    #[test]
-    fn a_command_without_shell_may_call_itself_otherwise() {
-        let plan = LaunchPlan {
-            arguments: vec!["name".into(), "x".into()],
-            ..LaunchPlan::default()
-        };
-        let command = CommandInfo {
-            value: Some("/bin/echo".into()),
-            shell: Some(false),
-            ..CommandInfo::default()
-        };
-        assert_eq!(program(Some(&command), &plan), "/bin/echo");
-        let command = CommandInfo {
-            shell: Some(true),
-            ..command
-        };
-        assert_eq!(program(Some(&command), &plan), "name");
-        assert_eq!(program(None, &LaunchPlan::default()), "");
     }
 }

@@ -18,6 +18,7 @@ use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::Host as _;
 use wasmtime_wasi::p2::bindings::sockets::network::ErrorCode;
 use wasmtime_wasi::sockets::WasiSocketsView as _;
 
+use crate::pieces;
 use crate::store::State;
 
 /// Most slots of one pool: each reserves 4 GiB, and a process has 128 TiB to give.
@@ -149,6 +150,7 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<State>, EngineError> {
             linker.func_wrap(world, "proc_exit", |code: i32| -> wasmtime::Result<()> {
                 Err(I32Exit(code).into())
             })?;
+            pieces::link(linker, world)?;
         }
         linker.allow_shadowing(false);
         Ok(())
@@ -163,15 +165,17 @@ pub(crate) fn component_linker(engine: &Engine) -> Result<component::Linker<Stat
     let link = |linker: &mut component::Linker<State>| {
         wasmtime_wasi::p2::add_to_linker_async(linker)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
-        only_lookups_allowed(linker)
+        replace_some(linker)
     };
     link(&mut linker).map_err(|error: wasmtime::Error| EngineError::new(&error))?;
     Ok(linker)
 }
 
-/// A lookup tells a server somewhere what is asked for, so that it is a way out by itself.
-fn only_lookups_allowed(linker: &mut component::Linker<State>) -> wasmtime::Result<()> {
+/// Puts our own in place of what may take too long, and of name lookups: one tells a server somewhere what is asked for, so
+/// that it is a way out by itself.
+fn replace_some(linker: &mut component::Linker<State>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
+    pieces::link_components(linker)?;
     linker
         .instance("wasi:sockets/ip-name-lookup@0.2.12")?
         .func_wrap(

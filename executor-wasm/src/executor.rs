@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tepui_api::body_told;
 use tepui_api::v1::framework_info::capability;
 use tepui_api::v1::{KillPolicy, TaskInfo, TaskState, TaskStatus};
 use tepui_sdk_executor::{Checks, Condition, Config, Event, Handle, News, connect};
@@ -181,6 +182,7 @@ impl Shared {
             return;
         };
         let mut running = bare(task_id, TaskState::TaskRunning);
+        running.message = body_told(task);
         if live.task.is_service() {
             let address = task.plan.as_ref().and_then(|plan| plan.listen.first());
             running.message = address.map(|address| format!("listening on {address}"));

@@ -293,6 +293,8 @@ async fn supervise(
             wall_time: began.elapsed(),
             requests: meter.requests.told(),
             output: meter.output(),
+            read: meter.read(),
+            written: meter.written(),
         },
     }
 }

@@ -66,6 +66,9 @@ pub(crate) struct Meter {
     memory_peak: AtomicU64,
     fuel_left: AtomicU64,
     output: AtomicU64,
+    read: AtomicU64,
+    /// With stdout and stderr.
+    written: AtomicU64,
     pub(crate) requests: RequestCounts,
 }
 
@@ -99,6 +102,25 @@ impl Meter {
         let _ = self
             .fuel_left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
+    }
+
+    pub(crate) fn count_read(&self, bytes: u64) {
+        self.read.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_written(&self, bytes: u64) {
+        self.written.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes read from files, sockets and bodies of HTTP.
+    pub(crate) fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// Bytes written to them.
+    pub(crate) fn written(&self) -> u64 {
+        let written = self.written.load(Ordering::Relaxed);
+        written.saturating_sub(self.output())
     }
 
     /// Bytes of stdout and stderr.
@@ -161,6 +183,10 @@ impl Limits {
     pub(crate) fn with_own(mut self, limit: Option<u64>) -> Self {
         self.own_limit = limit;
         self
+    }
+
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// The last growth that was refused.

@@ -39,6 +39,10 @@ impl State {
         self.http.egress.allows_lookup(name)
     }
 
+    pub(crate) fn meter(&self) -> &crate::limits::Meter {
+        self.limits.meter()
+    }
+
     pub(crate) fn wasi(&mut self) -> &mut WasiP1Ctx {
         &mut self.wasi
     }

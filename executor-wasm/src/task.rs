@@ -293,7 +293,7 @@ impl<'a> Program<'a> {
 
     fn memories(&self) -> u32 {
         match self {
-            Self::Module { .. } => 1,
+            Self::Module { loaded, .. } => loaded.module.resources_required().num_memories.max(1),
             Self::Command(loaded) | Self::Service(loaded) => loaded.memories(),
         }
     }

@@ -77,6 +77,10 @@ pub struct Usage {
     pub requests: Option<Requests>,
     /// Bytes of stdout and stderr.
     pub output: u64,
+    /// Bytes read from files, sockets and bodies of HTTP.
+    pub read: u64,
+    /// Bytes written to them.
+    pub written: u64,
 }
 
 /// What became of the requests to a service.
@@ -104,6 +108,8 @@ impl From<Usage> for TaskUsage {
             wall_time_ns: Some(nanoseconds(usage.wall_time)),
             body: Some(launch_plan::Body::Wasm as i32),
             output_bytes: Some(usage.output),
+            bytes_read: Some(usage.read),
+            bytes_written: Some(usage.written),
             requests: usage.requests.map(|requests| task_usage::Requests {
                 answered: Some(requests.answered),
                 failed: Some(requests.failed),

@@ -186,3 +186,27 @@ fn compile_bombs_fail_clearly_and_a_neighbour_does_not_wait_for_them() {
     }
     assert_ne!(failed[0], failed[1]);
 }
+
+#[test]
+fn where_a_bomb_is_given_up_its_native_body_runs() {
+    let mut cluster = Cluster::master_alone(&[]);
+    cluster.add_agent(&["--resources", "cpus:4;mem:2048", "--compile-timeout=2secs"]);
+    cluster.wait_for_agents(1);
+    let path = cluster.folder.path().join("bomb.wasm");
+    std::fs::write(&path, bomb(0)).unwrap();
+    let mut scheduler = Scheduler::subscribe(&cluster.master.address, json!({}));
+    let offer = scheduler.offer();
+    let mut task = Scheduler::task("bomb", &offer, "");
+    task.as_object_mut().unwrap().remove("command");
+    task["container"] = json!({ "type": "WASM", "wasm": {
+        "artifact": { "value": path },
+        "fallback": { "value": "true" },
+    }});
+    scheduler.launch(&offer, &[task]);
+    let running = scheduler.until("bomb", "TASK_RUNNING");
+    let message = running["message"].as_str().unwrap();
+    let why =
+        "runs its native body: the wasm body cannot run: compiling the module took longer than 2 s";
+    assert!(message.starts_with(why), "{message}");
+    scheduler.until("bomb", "TASK_FINISHED");
+}

@@ -1,0 +1,2 @@
+;; Computes without end.
+(module (func (export "_start") (loop $on (br $on))))
