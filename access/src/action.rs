@@ -36,6 +36,8 @@ actions! {
     GetQuota "get_quotas" "roles",
     UpdateQuota "update_quotas" "roles",
     UpdateWeight "update_weights" "roles",
+    GetStore "get_stores" "roles",
+    UpdateStore "update_stores" "roles",
     ViewRole "view_roles" "roles",
     ViewFramework "view_frameworks" "users",
     ViewTask "view_tasks" "users",

@@ -45,7 +45,8 @@ impl Realm {
     fn of(path: &str) -> Option<Self> {
         let path = bare(path);
         let is = |page: &str| is_at(path, page);
-        if is("/health") || is("/version") || is("/api/v1/executor") || is(crate::artifacts::PATH) {
+        let is_of_executors = is("/api/v1/executor") || is("/api/v1/guest");
+        if is("/health") || is("/version") || is_of_executors || is(crate::artifacts::PATH) {
             None
         } else if is("/api/v1") {
             Some(Self::Readwrite)
@@ -219,7 +220,12 @@ mod tests {
         ] {
             assert_eq!(Realm::of(path), Some(Realm::Readonly), "{path}");
         }
-        for path in ["/health", "/slave(1)/version", "/api/v1/executor"] {
+        for path in [
+            "/health",
+            "/slave(1)/version",
+            "/api/v1/executor",
+            "/api/v1/guest",
+        ] {
             assert_eq!(Realm::of(path), None, "{path}");
         }
     }

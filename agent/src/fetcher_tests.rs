@@ -315,10 +315,10 @@ async fn a_relative_path_begins_at_the_frameworks_home() {
 }
 
 /// A master that names one agent as a holder, whatever is asked.
-fn master_naming(holders: &Holders, agent: String) -> crate::holders::Linked {
+fn master_naming(holders: &Holders, agent: String) -> crate::questions::Linked {
     use tepui_api::link::{ArtifactHolders, ToMaster, to_agent, to_master};
     let (sender, mut asked) = tokio::sync::mpsc::channel::<ToMaster>(1);
-    let linked = holders.linked(1, "127.0.0.1:1", sender);
+    let linked = holders.questions.linked(1, "127.0.0.1:1", sender);
     let holders = holders.clone();
     tokio::spawn(async move {
         while let Some(message) = asked.recv().await {
@@ -329,7 +329,9 @@ fn master_naming(holders: &Holders, agent: String) -> crate::holders::Linked {
                     token: Some("token".to_owned()),
                     ..Default::default()
                 };
-                holders.take(to_agent::Body::ArtifactHolders(answer));
+                holders
+                    .questions
+                    .take(to_agent::Body::ArtifactHolders(answer));
             }
         }
     });

@@ -1,14 +1,14 @@
 //! Who else in the cluster has a fetched file: asked of the master over the link, which also says what opens it at other
 //! agents. Without a link nobody is known, and the origin is asked.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tepui_access::ArtifactKey;
-use tepui_api::link::{ArtifactHolders, LocateArtifact, ToMaster, to_agent, to_master};
+use tepui_api::link::{ArtifactHolders, LocateArtifact, to_agent, to_master};
 use tepui_fetch::{Fetch, Source};
-use tokio::sync::{mpsc, oneshot};
+
+use crate::questions::Questions;
 
 /// How long the master may take to say who has it.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
@@ -27,72 +27,41 @@ pub(crate) enum Origin {
     Uri,
 }
 
+/// Known from what the master says over the link.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Holders {
-    state: Arc<Mutex<State>>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    link: Option<Link>,
-    next_request: u64,
-    waiting: BTreeMap<u64, oneshot::Sender<ArtifactHolders>>,
-    key: Option<ArtifactKey>,
-}
-
-#[derive(Debug)]
-struct Link {
-    number: u64,
-    /// `host:port`.
-    master: String,
-    sender: mpsc::Sender<ToMaster>,
+    pub(crate) questions: Questions,
+    key: Arc<Mutex<Option<ArtifactKey>>>,
 }
 
 impl Holders {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change is complete in itself.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A link stands. Held until the guard is dropped.
-    pub(crate) fn linked(
-        &self,
-        number: u64,
-        master: &str,
-        sender: mpsc::Sender<ToMaster>,
-    ) -> Linked {
-        self.lock().link = Some(Link {
-            number,
-            master: master.to_owned(),
-            sender,
-        });
-        Linked {
-            holders: self.clone(),
-            number,
+    pub(crate) fn new(questions: Questions) -> Self {
+        Self {
+            questions,
+            key: Arc::default(),
         }
     }
 
-    /// Takes the message if it is about artifacts, else gives it back.
+    fn key_slot(&self) -> MutexGuard<'_, Option<ArtifactKey>> {
+        // It is set in one go.
+        self.key.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the message if it is the key of tokens for artifacts, else gives it back.
     pub(crate) fn take(&self, body: to_agent::Body) -> Option<to_agent::Body> {
-        match body {
-            to_agent::Body::ArtifactHolders(holders) => {
-                let waiting = self.lock().waiting.remove(&holders.request_id);
-                if let Some(waiting) = waiting {
-                    let _ = waiting.send(holders);
-                }
-            }
-            to_agent::Body::ArtifactKey(key) => match ArtifactKey::from_slice(&key.key) {
-                Some(key) => self.lock().key = Some(key),
-                None => tracing::warn!("the master sent a key for artifacts that is none"),
-            },
-            other => return Some(other),
+        let to_agent::Body::ArtifactKey(key) = body else {
+            return Some(body);
+        };
+        match ArtifactKey::from_slice(&key.key) {
+            Some(key) => *self.key_slot() = Some(key),
+            None => tracing::warn!("the master sent a key for artifacts that is none"),
         }
         None
     }
 
     /// What other agents' tokens are checked with; unset before the first link.
     pub(crate) fn key(&self) -> Option<ArtifactKey> {
-        self.lock().key.clone()
+        self.key_slot().clone()
     }
 
     /// Who has it, in the order in which they are to be asked.
@@ -121,69 +90,23 @@ impl Holders {
     }
 
     async fn ask(&self, sha256: &str) -> Option<(String, ArtifactHolders)> {
-        let (request, answer, master) = {
-            let mut state = self.lock();
-            state.next_request += 1;
-            let request_id = state.next_request;
-            let link = state.link.as_ref()?;
-            let locate = LocateArtifact {
+        let question = |request_id| {
+            to_master::Body::LocateArtifact(LocateArtifact {
                 request_id,
                 sha256: sha256.to_owned(),
-            };
-            let message = ToMaster {
-                body: Some(to_master::Body::LocateArtifact(locate)),
-            };
-            link.sender.try_send(message).ok()?;
-            let master = link.master.clone();
-            let (waiting, answer) = oneshot::channel();
-            state.waiting.insert(request_id, waiting);
-            let request = Request {
-                holders: self.clone(),
-                id: request_id,
-            };
-            (request, answer, master)
+            })
         };
-        let answer = tokio::time::timeout(ANSWER_PATIENCE, answer).await;
-        drop(request);
-        Some((master, answer.ok()?.ok()?))
-    }
-}
-
-/// Forgets the link when dropped.
-pub(crate) struct Linked {
-    holders: Holders,
-    number: u64,
-}
-
-impl Drop for Linked {
-    fn drop(&mut self) {
-        let mut state = self.holders.lock();
-        if state
-            .link
-            .as_ref()
-            .is_some_and(|link| link.number == self.number)
-        {
-            state.link = None;
-            // Nobody answers them any more.
-            state.waiting.clear();
+        match self.questions.ask(ANSWER_PATIENCE, question).await {
+            Ok((master, to_agent::Body::ArtifactHolders(holders))) => Some((master, holders)),
+            _ => None,
         }
-    }
-}
-
-/// A question that nobody waits for any more when this is dropped.
-struct Request {
-    holders: Holders,
-    id: u64,
-}
-
-impl Drop for Request {
-    fn drop(&mut self) {
-        self.holders.lock().waiting.remove(&self.id);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc;
+
     use super::*;
 
     #[tokio::test]
@@ -191,7 +114,7 @@ mod tests {
         let holders = Holders::default();
         assert!(holders.ask("digest").await.is_none());
         let (sender, mut sent) = mpsc::channel(1);
-        let linked = holders.linked(1, "master:5050", sender);
+        let _linked = holders.questions.linked(1, "master:5050", sender);
         let asking = holders.ask("digest");
         let answering = async {
             let Some(to_master::Body::LocateArtifact(locate)) = sent.recv().await.unwrap().body
@@ -199,23 +122,15 @@ mod tests {
                 panic!("a question");
             };
             assert_eq!(locate.sha256, "digest");
-            let answer = ArtifactHolders {
+            let answer = to_agent::Body::ArtifactHolders(ArtifactHolders {
                 request_id: locate.request_id,
                 agents: vec!["agent:5051".to_owned()],
                 ..Default::default()
-            };
-            assert_eq!(holders.take(to_agent::Body::ArtifactHolders(answer)), None);
+            });
+            assert_eq!(holders.questions.take(answer), None);
         };
         let (answer, ()) = tokio::join!(asking, answering);
         let (master, answer) = answer.unwrap();
         assert_eq!((master.as_str(), answer.agents.len()), ("master:5050", 1));
-        let asking = holders.ask("digest");
-        let breaking = async {
-            sent.recv().await.unwrap();
-            drop(linked);
-        };
-        let (answer, ()) = tokio::join!(asking, breaking);
-        assert!(answer.is_none(), "the link is gone, and with it the answer");
-        assert!(holders.lock().waiting.is_empty());
     }
 }

@@ -298,7 +298,8 @@ async fn converse(
     let (sender, queue) = mpsc::channel(QUEUE);
     let (file_sender, file_queue) = mpsc::channel(FILE_QUEUE);
     let close = CancellationToken::new();
-    let _linked = context.holders.linked(link, &authority.0, sender.clone());
+    let questions = &context.holders.questions;
+    let _linked = questions.linked(link, &authority.0, sender.clone());
     let guard = LinkGuard {
         link,
         events: context.events.clone(),
@@ -355,7 +356,8 @@ async fn read(
                 proto::from_bytes(record).map_err(|error| LinkError::Message(error.to_string()))?;
             // What a newer master may say beyond what is known here is passed over.
             let body = message.body.and_then(|body| files.take(body));
-            let Some(body) = body.and_then(|body| context.holders.take(body)) else {
+            let body = body.and_then(|body| context.holders.take(body));
+            let Some(body) = body.and_then(|body| context.holders.questions.take(body)) else {
                 continue;
             };
             let input = Input::FromMaster(ToAgent { body: Some(body) });

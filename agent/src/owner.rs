@@ -8,9 +8,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tepui_agent_core::{
-    AgentView, ConnectionKey, ContainerOwner, ContainerView, Core, Effect, Input, PrepareFailure,
-    RequestKey, TaskRef,
+    AgentView, ConnectionKey, ContainerOwner, ContainerView, Core, Effect, GuestTask, Input,
+    PrepareFailure, Rejection, RequestKey, TaskRef,
 };
+use tepui_api::guest;
 use tepui_api::link::ToMaster;
 use tepui_api::v1::executor;
 use tepui_api::{MediaType, media, recordio};
@@ -55,6 +56,12 @@ pub(crate) enum Event {
         call: Box<executor::Call>,
         token: Option<String>,
         reply: Reply,
+    },
+    /// Whose question is it? The call comes back with the answer.
+    Guest {
+        call: Box<guest::Call>,
+        token: Option<String>,
+        reply: oneshot::Sender<(Box<guest::Call>, Result<GuestTask, Rejection>)>,
     },
     Prepared {
         task: TaskRef,
@@ -336,6 +343,10 @@ impl Owner {
                     call: *call,
                     token,
                 });
+            }
+            Event::Guest { call, token, reply } => {
+                let known = self.core.guest_task(&call, token.as_deref());
+                let _ = reply.send((call, known));
             }
             Event::Prepared {
                 task,

@@ -36,6 +36,7 @@ use crate::executors::{Executors, Settings};
 use crate::fetcher::Fetcher;
 use crate::files::FilesContext;
 use crate::gc::{self, Garbage};
+use crate::guest::Guests;
 use crate::holders::Holders;
 use crate::holdings;
 use crate::link::{Authority, LinkSettings, keep_linked};
@@ -43,6 +44,7 @@ use crate::owner::{Owner, Parts, live_sandboxes, now};
 use crate::persistent::Volumes;
 use crate::ports;
 use crate::prepare::Preparer;
+use crate::questions::Questions;
 use crate::reach::Reach;
 use crate::serve::{self, serve};
 use crate::site::{About, Site, executor_router, router};
@@ -168,6 +170,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         info: info.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         endpoint: endpoint.to_string(),
+        listens_everywhere: config.ip.is_unspecified(),
         boot_id: uuid::Uuid::new_v4().to_string(),
         host_boot_id: detect::host_boot_id(),
         recover: config.recover,
@@ -217,7 +220,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     });
     // Somebody else in this process may have installed a provider already; either will do.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let holders = Holders::default();
+    let questions = Questions::default();
+    let holders = Holders::new(questions.clone());
     let volumes = Volumes::start(work_dir.clone(), events.clone())?;
     let fetcher = Fetcher::new(
         fetched,
@@ -290,6 +294,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         containers: containers.clone(),
         verbosity: Verbosity::new(config.set_verbosity),
         peers: Peers { fetcher, holders },
+        guests: Guests::new(questions),
     };
     let executor_site = executor_router(site.clone());
     let site = router(site);

@@ -19,9 +19,10 @@ use crate::artifacts::{self, Peers};
 use crate::containers::Containers;
 use crate::executors::Executors;
 use crate::files::FilesContext;
+use crate::guest::Guests;
 use crate::owner::Event;
 use crate::verbosity::Verbosity;
-use crate::{answer, files_api, http, operator, pages};
+use crate::{answer, files_api, guest, http, operator, pages};
 
 /// The prefixes of Mesos's agent process; clients write the parentheses either way.
 pub(crate) const PREFIXES: [&str; 3] = ["", "/slave(1)", "/slave%281%29"];
@@ -36,6 +37,7 @@ pub(crate) struct Site {
     pub(crate) containers: Containers,
     pub(crate) verbosity: Verbosity,
     pub(crate) peers: Peers,
+    pub(crate) guests: Guests,
 }
 
 impl Site {
@@ -93,6 +95,7 @@ impl About {
 pub(crate) fn router(site: Site) -> Router {
     let mut routes = Routes(Router::new());
     routes.tree("/api/v1/executor", any(http::executor_call));
+    routes.tree("/api/v1/guest", any(guest::guest_call));
     routes.tree("/api/v1", any(operator::operator_call));
     routes.read("/health", any(StatusCode::OK));
     routes.read("/version", any(pages::version));
@@ -123,6 +126,7 @@ pub(crate) fn router(site: Site) -> Router {
 pub(crate) fn executor_router(site: Site) -> Router {
     let mut routes = Routes(Router::new());
     routes.tree("/api/v1/executor", any(http::executor_call));
+    routes.tree("/api/v1/guest", any(guest::guest_call));
     routes.0.fallback(not_for_executors).with_state(site)
 }
 
@@ -130,7 +134,7 @@ async fn not_for_executors(uri: Uri) -> Refusal {
     Refusal(
         StatusCode::FORBIDDEN,
         format!(
-            "An executor may use '/api/v1/executor' here, not '{}'",
+            "An executor may use '/api/v1/executor' and '/api/v1/guest' here, not '{}'",
             uri.path()
         ),
     )

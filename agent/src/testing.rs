@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -228,12 +229,20 @@ impl FakeLink {
 pub(crate) struct FakeMaster {
     pub(crate) address: SocketAddr,
     links: mpsc::UnboundedReceiver<FakeLink>,
+    refuses: Arc<AtomicBool>,
 }
 
 impl FakeMaster {
     pub(crate) async fn start() -> Self {
+        use axum::response::IntoResponse;
         let (new_links, links) = mpsc::unbounded_channel();
+        let refuses = Arc::new(AtomicBool::new(false));
+        let refusing = refuses.clone();
         let accept = move |body: axum::body::Body| {
+            if refusing.load(Ordering::Relaxed) {
+                let answer = axum::http::StatusCode::SERVICE_UNAVAILABLE.into_response();
+                return std::future::ready(answer);
+            }
             let (sender, incoming) = mpsc::channel(1000);
             let (outgoing, mut to_send) = mpsc::unbounded_channel::<ToAgent>();
             tokio::spawn(async move {
@@ -258,13 +267,19 @@ impl FakeMaster {
                     Ok::<_, std::convert::Infallible>(recordio::encode(&message.encode_to_vec()))
                 },
             );
-            async move { axum::body::Body::from_stream(records) }
+            std::future::ready(axum::body::Body::from_stream(records).into_response())
         };
         let router = axum::Router::new().route(crate::link::PATH, axum::routing::post(accept));
         Self {
             address: serve(router).await,
             links,
+            refuses,
         }
+    }
+
+    /// Whether agents that dial from now on are turned away.
+    pub(crate) fn refuse(&self, refuses: bool) {
+        self.refuses.store(refuses, Ordering::Relaxed);
     }
 
     pub(crate) async fn link(&mut self) -> FakeLink {
@@ -377,6 +392,7 @@ pub(crate) fn site(events: mpsc::Sender<crate::owner::Event>) -> crate::site::Si
         executors,
         events,
         verbosity: Verbosity::new(None),
+        guests: crate::guest::Guests::new(peers.holders.questions.clone()),
         peers,
     }
 }

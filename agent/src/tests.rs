@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use prost::Message;
 use tepui_api::ext::launch_plan;
+use tepui_api::guest;
 use tepui_api::link::{
-    Acknowledge, Launch, Registered, ShutdownFramework, Tail, to_agent, to_master,
+    Acknowledge, GuestAnswer, GuestRequest, Launch, Registered, ShutdownFramework, Tail, to_agent,
+    to_master,
 };
 use tepui_api::v1::{self, TaskState, executor};
 use tepui_api::{proto, recordio};
@@ -593,4 +595,112 @@ async fn stopping_the_agent_ends_executors_unless_they_are_checkpointed_and_to_b
             bench.stop().await;
         }
     }
+}
+
+impl ScriptedExecutor {
+    /// A guest's question in the name of a task: status and body of the answer.
+    fn guest_asks(
+        &self,
+        task: &str,
+        token: &str,
+    ) -> impl Future<Output = (u16, bytes::Bytes)> + use<> {
+        let call = guest::Call {
+            framework_id: self.environment["MESOS_FRAMEWORK_ID"].as_str().into(),
+            executor_id: self.environment["MESOS_EXECUTOR_ID"].as_str().into(),
+            task_id: task.into(),
+            request: guest::Request {
+                body: Some(guest::request::Body::Get(guest::Get {
+                    key: "key".to_owned(),
+                })),
+            },
+        };
+        let asking = self
+            .client
+            .post(format!(
+                "http://{}/api/v1/guest",
+                self.environment["MESOS_AGENT_ENDPOINT"]
+            ))
+            .header("content-type", "application/x-protobuf")
+            .header("authorization", format!("Bearer {token}"))
+            .body(call.encode_to_vec());
+        async move {
+            let answer = asking.send().await.unwrap();
+            (answer.status().as_u16(), answer.bytes().await.unwrap())
+        }
+    }
+}
+
+async fn guest_request(link: &mut FakeLink) -> GuestRequest {
+    loop {
+        if let to_master::Body::GuestRequest(request) = link.next().await {
+            return request;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_guest_asks_the_master_by_its_agent_and_hears_at_once_if_there_is_none() {
+    let mut bench = bench().await;
+    let (mut link, _) = bench.start().await;
+    let mut launched = launch("a", command("sleep 1000"), false);
+    if let to_agent::Body::Launch(launch) = &mut launched {
+        launch.tasks[0].labels = Some(v1::Labels {
+            labels: vec![v1::Label {
+                key: "tepui.job".to_owned(),
+                value: Some("shop".to_owned()),
+            }],
+        });
+    }
+    link.send(launched);
+    let mut executor = bench.executor("f", "tepui-native").await;
+    assert_eq!(executor.launched().await.task_id.value, "a");
+    executor.update("a", TaskState::TaskRunning).await;
+    let token = executor.environment["MESOS_EXECUTOR_AUTHENTICATION_TOKEN"].clone();
+    assert_eq!(executor.guest_asks("b", &token).await.0, 403);
+    assert_eq!(executor.guest_asks("a", "wrong").await.0, 403);
+
+    let asking = tokio::spawn(executor.guest_asks("a", &token));
+    let request = guest_request(&mut link).await;
+    assert_eq!(
+        (
+            request.role.as_str(),
+            request.job.as_deref(),
+            request.task_id.value.as_str()
+        ),
+        ("*", Some("shop"), "a")
+    );
+    let answer = guest::Answer {
+        body: Some(guest::answer::Body::Value(guest::Value::default())),
+    };
+    link.send(to_agent::Body::GuestAnswer(GuestAnswer {
+        request_id: request.request_id,
+        answer: answer.clone(),
+    }));
+    let (status, body) = asking.await.unwrap();
+    assert_eq!(
+        (status, proto::from_bytes(body).as_ref()),
+        (200, Ok(&answer))
+    );
+
+    // A question that is with a master whose link breaks is not answered, and none is asked until there is another.
+    let asking = tokio::spawn(executor.guest_asks("a", &token));
+    guest_request(&mut link).await;
+    bench.master.refuse(true);
+    drop(link);
+    let unavailable = |(status, body): (u16, bytes::Bytes)| {
+        assert_eq!(status, 200);
+        let answer: guest::Answer = proto::from_bytes(body).unwrap();
+        match answer.body {
+            Some(guest::answer::Body::Failure(failure)) => {
+                assert_eq!(failure.code(), guest::failure::Code::Unavailable);
+                failure.message
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let lost = unavailable(asking.await.unwrap());
+    assert!(lost.contains("is not known"), "{lost}");
+    let message = unavailable(executor.guest_asks("a", &token).await);
+    assert!(message.contains("no link"), "{message}");
+    bench.stop().await;
 }

@@ -84,6 +84,9 @@ pub(crate) struct Master {
     /// Largest artifact that is kept; any if not given
     #[arg(long, value_parser = size)]
     max_artifact_size: Option<u64>,
+    /// What the tasks of all roles may keep in the stores of their jobs, in all
+    #[arg(long, default_value = "512MB", value_parser = size)]
+    max_job_stores_size: u64,
     /// Directory of this machine from which artifacts may be added by path; may be repeated
     #[arg(long, value_name = "DIRECTORY")]
     artifact_files: Vec<PathBuf>,
@@ -112,6 +115,7 @@ impl Master {
             config.fetch = self.sources.settings()?;
             config.max_artifact_bytes = self.max_artifact_size;
             config.artifact_files = self.artifact_files;
+            config.core.store_limits.bytes = self.max_job_stores_size;
             config.shutdown = stop;
             let running = tepui_master::start(config).await?;
             println!("listening on {}", running.address());

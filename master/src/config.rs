@@ -175,6 +175,10 @@ impl Config {
                 "registry_max_agent_count",
                 core.registry_max_agent_count.to_string(),
             ),
+            (
+                "max_job_stores_size",
+                format!("{}B", core.store_limits.bytes),
+            ),
             ("root_submissions", core.root_submissions.to_string()),
             (
                 "scheduler_heartbeat_interval",

@@ -29,8 +29,8 @@ use crate::owner::{Message as OwnerMessage, OperatorSubscription, Reply};
 use crate::shared::{Refusal, Shared, method_not_allowed};
 use crate::stream::{EventBody, Streamed};
 use crate::{
-    access, artifacts, explain, holdings, legacy, legacy_writes, link, log, logs, metrics,
-    operator, operator_events,
+    access, artifacts, explain, holdings, job_stores, legacy, legacy_writes, link, log, logs,
+    metrics, operator, operator_events,
 };
 
 const STREAM_ID: HeaderName = HeaderName::from_static("mesos-stream-id");
@@ -47,6 +47,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     routes.exact("/artifacts/{sha256}/{name}", any(artifacts::download_named));
     routes.exact("/api/v1/tepui/logs", any(logs::serve));
     routes.exact("/api/v1/tepui/explain", any(explain::serve));
+    routes.exact("/api/v1/tepui/store", any(job_stores::serve));
     routes.exact("/tepui/v1/agent-link", any(link::serve));
     routes.exact("/redirect", any(redirect));
     routes.read("/health", any(StatusCode::OK));
@@ -304,6 +305,7 @@ fn reply_without_body(reply: Reply) -> Response {
             Refusal::new(status, message).into_response()
         }
         Reply::Subscribed { .. } => Refusal::internal("This call has no stream").into_response(),
+        Reply::Store(_) => Refusal::internal("This call has no such answer").into_response(),
     }
 }
 

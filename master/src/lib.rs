@@ -16,6 +16,7 @@ mod feed;
 mod files;
 mod holdings;
 mod http;
+mod job_stores;
 mod legacy;
 mod legacy_writes;
 mod link;

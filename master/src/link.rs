@@ -102,9 +102,11 @@ async fn read_records(
         decoder.push(data);
         let mut messages = Vec::new();
         while let Some(record) = decoder.next()? {
-            let message: link::ToMaster = proto::from_bytes(record)?;
-            if matches!(message.body, Some(to_master::Body::Register(_))) {
+            let mut message: link::ToMaster = proto::from_bytes(record)?;
+            if let Some(to_master::Body::Register(register)) = &mut message.body {
                 registered = true;
+                let seen_at = shared.links.address(link);
+                register.seen_at = seen_at.map(|address| address.to_string());
                 let key = shared.artifact_key.as_bytes();
                 let key = link::ArtifactKey {
                     key: Bytes::copy_from_slice(key),

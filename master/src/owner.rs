@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use tepui_api::link;
 use tepui_api::v1::{master, scheduler};
 use tepui_master_core::{
-    Answer, Core, Effect, Happening, Input, LinkKey, PersistKey, RequestKey, StreamKey, View,
+    Answer, Core, Effect, Happening, Input, LinkKey, PersistKey, RequestKey, StoreAnswer,
+    StoreCall, StreamKey, View,
 };
 use tepui_model::{Now, Tick};
 use tokio::sync::{mpsc, oneshot};
@@ -38,6 +39,12 @@ pub(crate) enum Message {
     OperatorCall {
         principal: Option<String>,
         call: Box<master::Call>,
+        reply: oneshot::Sender<Reply>,
+    },
+    /// About what tasks keep.
+    StoreCall {
+        principal: Option<String>,
+        call: StoreCall,
         reply: oneshot::Sender<Reply>,
     },
     /// Wants the state as it is and everything that happens from then on.
@@ -83,6 +90,8 @@ pub(crate) enum Reply {
         stream_id: String,
         events: feed::Receiver<SchedulerEvent>,
     },
+    /// Of a call about what tasks keep.
+    Store(Box<StoreAnswer>),
     Refused {
         status: u16,
         message: String,
@@ -310,6 +319,20 @@ impl Owner {
                     call,
                 });
             }
+            Message::StoreCall {
+                principal,
+                call,
+                reply,
+            } => {
+                let request = RequestKey(self.key());
+                let stream = None;
+                self.requests.insert(request, Pending { reply, stream });
+                self.followups.push_back(Input::StoreCall {
+                    request,
+                    principal,
+                    call,
+                });
+            }
             Message::LinkOpened { link, sender } => {
                 self.links.insert(link, sender);
             }
@@ -393,6 +416,7 @@ impl Owner {
         let reply_with = match (answer, stream) {
             (Answer::Accepted, _) => Reply::Accepted,
             (Answer::Done, _) => Reply::Done,
+            (Answer::Store(answer), _) => Reply::Store(answer),
             (Answer::Refused { status, message }, _) => Reply::Refused { status, message },
             (Answer::Subscribed, Some((stream, stream_id))) => {
                 let (sender, events) = feed::feed(self.limits.stream_queue);

@@ -17,6 +17,7 @@ pub mod resource;
 pub mod resources;
 pub mod role;
 pub mod size;
+pub mod store_limits;
 pub mod time;
 
 pub use amount::{AmountError, Milli};
@@ -39,6 +40,7 @@ pub use resource::{
 pub use resources::Resources;
 pub use role::{Role, RoleError};
 pub use size::{SizeError, format_bytes, parse_size};
+pub use store_limits::StoreLimits;
 pub use time::{
     DurationError, Now, RateLimit, RateLimitError, Tick, format_duration, parse_duration,
     parse_rate_limit,

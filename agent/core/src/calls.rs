@@ -20,20 +20,21 @@ use crate::timers::Timer;
 use crate::wire;
 
 const BAD_REQUEST: u16 = 400;
-const FORBIDDEN: u16 = 403;
+pub(crate) const FORBIDDEN: u16 = 403;
 const NOT_IMPLEMENTED: u16 = 501;
-const UNAVAILABLE: u16 = 503;
+pub(crate) const UNAVAILABLE: u16 = 503;
 const OK: u16 = 200;
 const ACCEPTED: u16 = 202;
 
-#[derive(Debug)]
-struct Rejection {
-    status: u16,
-    message: String,
+/// An HTTP status and a sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    pub status: u16,
+    pub message: String,
 }
 
 impl Rejection {
-    fn new(status: u16, message: impl Into<String>) -> Self {
+    pub(crate) fn new(status: u16, message: impl Into<String>) -> Self {
         Self {
             status,
             message: message.into(),
@@ -50,7 +51,7 @@ impl Core {
         token: Option<&str>,
     ) {
         let admitted = self
-            .admit(&call, token)
+            .admit(&call.framework_id, &call.executor_id, token)
             .and_then(|reference| match call.r#type() {
                 call::Type::Subscribe if call.subscribe.is_none() => Err(Rejection::new(
                     BAD_REQUEST,
@@ -107,16 +108,21 @@ impl Core {
     }
 
     /// Who calls, if it is who it says.
-    fn admit(&self, call: &Call, token: Option<&str>) -> Result<ExecutorRef, Rejection> {
+    pub(crate) fn admit(
+        &self,
+        framework: &v1::FrameworkId,
+        executor: &v1::ExecutorId,
+        token: Option<&str>,
+    ) -> Result<ExecutorRef, Rejection> {
         let unknown = |what: &str| match self.phase {
             // Whom the agent does not know yet it may know soon.
             Phase::Recovering => Rejection::new(UNAVAILABLE, "Agent has not finished recovery"),
             _ => Rejection::new(BAD_REQUEST, format!("{what} cannot be found")),
         };
-        let framework = FrameworkId::from(call.framework_id.value.as_str());
+        let framework = FrameworkId::from(framework.value.as_str());
         let held = self.frameworks.get(&framework);
         let held = held.ok_or_else(|| unknown("Framework"))?;
-        let executor = ExecutorId::from(call.executor_id.value.as_str());
+        let executor = ExecutorId::from(executor.value.as_str());
         // One that was not started yet cannot be who calls.
         let known = held
             .executors
@@ -224,14 +230,8 @@ impl Core {
     }
 
     fn take_call(&mut self, call: Call, token: Option<&str>) -> Result<(), Rejection> {
-        let reference = self.admit(&call, token)?;
-        // One whose stream broke has subscribed, and what it says meanwhile must not be lost.
-        let subscribed = self.executor(&reference).is_some_and(|executor| {
-            executor.connection().is_some() || executor.stage == Stage::Disconnected
-        });
-        if !subscribed {
-            return Err(Rejection::new(FORBIDDEN, "Executor is not subscribed"));
-        }
+        let reference = self.admit(&call.framework_id, &call.executor_id, token)?;
+        self.check_subscribed(&reference)?;
         match call.r#type() {
             call::Type::Update => {
                 let update = call.update.ok_or_else(|| {
@@ -264,6 +264,18 @@ impl Core {
             call::Type::Heartbeat => Ok(()),
             call::Type::Subscribe => Err(Rejection::new(BAD_REQUEST, "SUBSCRIBE needs a stream")),
             call::Type::Unknown => Err(Rejection::new(NOT_IMPLEMENTED, "Unknown call type")),
+        }
+    }
+
+    pub(crate) fn check_subscribed(&self, reference: &ExecutorRef) -> Result<(), Rejection> {
+        // One whose stream broke has subscribed, and what it says meanwhile must not be lost.
+        let subscribed = self.executor(reference).is_some_and(|executor| {
+            executor.connection().is_some() || executor.stage == Stage::Disconnected
+        });
+        if subscribed {
+            Ok(())
+        } else {
+            Err(Rejection::new(FORBIDDEN, "Executor is not subscribed"))
         }
     }
 

@@ -23,6 +23,8 @@ pub struct Config {
     pub version: String,
     /// `ip:port` of the agent's own HTTP endpoint.
     pub endpoint: String,
+    /// Whether that is but one of all the addresses of its machine it listens on.
+    pub listens_everywhere: bool,
     /// Differs each time the agent process starts.
     pub boot_id: String,
     /// Differs each time the machine starts. Empty if that cannot be found out.
@@ -57,6 +59,7 @@ impl Default for Config {
             info: v1::AgentInfo::default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             endpoint: "127.0.0.1:5051".to_owned(),
+            listens_everywhere: false,
             boot_id: String::new(),
             host_boot_id: String::new(),
             recover: Recover::Reconnect,

@@ -17,6 +17,7 @@ mod executor;
 mod executors;
 mod framework;
 mod group;
+mod guest;
 pub mod input;
 mod invariants;
 mod inventory;
@@ -43,9 +44,11 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
+pub use calls::Rejection;
 pub use config::{Config, Recover};
 pub use effect::{Effect, ExecutorKind, Parent, Write};
 pub use executor::{NATIVE_EXECUTOR_ID, WASM_EXECUTOR_ID};
+pub use guest::{GuestTask, JOB_LABEL};
 pub use input::{
     ConnectionKey, ExecutorRef, Input, Limitation, PrepareFailure, Recovered, RequestKey, SaveKey,
     TaskRef,

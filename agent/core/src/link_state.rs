@@ -87,6 +87,7 @@ impl Core {
                 })
                 .collect(),
             endpoint: self.config.endpoint.clone(),
+            listens_everywhere: self.config.listens_everywhere.then_some(true),
             boot_id: self.config.boot_id.clone(),
             total: self.total_to_wire(),
             operations: self

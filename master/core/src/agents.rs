@@ -38,10 +38,14 @@ impl Core {
             to_master::Body::Message(message) => self.on_executor_message(agent, message),
             to_master::Body::OperationUpdate(update) => self.on_operation_update(agent, update),
             to_master::Body::Holdings(told) => self.on_holdings(agent, told),
+            to_master::Body::GuestRequest(asked) => {
+                if let Some(link) = self.agents[agent].link {
+                    self.on_guest_request(link, asked);
+                }
+            }
             to_master::Body::Register(_)
             | to_master::Body::FileChunk(_)
-            | to_master::Body::LocateArtifact(_)
-            | to_master::Body::GuestRequest(_) => {}
+            | to_master::Body::LocateArtifact(_) => {}
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tepui_access::Acls;
-use tepui_model::{RateLimit, Role};
+use tepui_model::{RateLimit, Role, StoreLimits};
 
 use crate::throttle::CallLimits;
 
@@ -55,6 +55,8 @@ pub struct Config {
     /// Who may do what; everybody everything by default.
     pub acls: Arc<Acls>,
     pub allocator: tepui_allocator::Config,
+    /// How much tasks may keep.
+    pub store_limits: StoreLimits,
     /// The weights of roles, for a registry that has none yet.
     pub weights: BTreeMap<Role, f64>,
     /// Where the master is. Agents in other regions are offered only to frameworks that know of regions.
@@ -93,6 +95,7 @@ impl Default for Config {
             call_limits: CallLimits::default(),
             acls: Arc::default(),
             allocator: tepui_allocator::Config::default(),
+            store_limits: StoreLimits::default(),
             weights: BTreeMap::new(),
             domain: None,
             require_agent_domain: false,

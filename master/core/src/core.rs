@@ -25,7 +25,10 @@ use crate::metrics::Metrics;
 use crate::operator::NewWeights;
 use crate::quota::NewQuotas;
 use crate::register::Registering;
+use crate::services::Services;
 use crate::slab::Slab;
+use crate::store_calls::{StoreAnswers, StoreWrites};
+use crate::stores::Stores;
 use crate::subscribe::{Subscribing, UpdatingFramework};
 use crate::throttle::Throttles;
 use crate::view::{
@@ -92,6 +95,12 @@ pub struct Core {
     pub(crate) offer_states: BTreeMap<OfferKey, OfferState>,
     pub(crate) operations: Slab<OperationKey, OperationRecord>,
     pub(crate) operation_by_uuid: BTreeMap<Bytes, OperationKey>,
+
+    /// What tasks keep.
+    pub(crate) stores: Stores,
+    pub(crate) store_writes: StoreWrites,
+    /// Running tasks by the name of their service.
+    pub(crate) services: Services,
 
     pub(crate) throttles: Throttles,
     pub(crate) weights: BTreeMap<Role, f64>,
@@ -221,6 +230,7 @@ pub(crate) enum Pending {
     },
     Weights(NewWeights),
     Quotas(NewQuotas),
+    Store(StoreAnswers),
 }
 
 impl Core {
@@ -244,6 +254,11 @@ impl Core {
                 principal,
                 call,
             } => self.on_operator_call(request, principal.as_deref(), *call),
+            Input::StoreCall {
+                request,
+                principal,
+                call,
+            } => self.on_store_call(request, principal.as_deref(), call),
             Input::OperatorsListen(listen) => self.operators_listen = listen,
             Input::FromAgent { link, message } => self.on_agent_message(link, message),
             Input::LinkClosed { link } => self.on_link_closed(link),
@@ -329,6 +344,7 @@ impl Core {
             Some(Pending::Change { change, asked }) => self.on_change_persisted(change, asked),
             Some(Pending::Weights(weights)) => self.on_weights_persisted(weights),
             Some(Pending::Quotas(quotas)) => self.on_quotas_persisted(quotas),
+            Some(Pending::Store(answers)) => self.on_store_persisted(key, answers),
         }
     }
 

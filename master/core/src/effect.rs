@@ -6,6 +6,7 @@ use tepui_api::v1::scheduler;
 
 use crate::happenings::Happening;
 use crate::input::{LinkKey, PersistKey, RequestKey, StreamKey};
+use crate::store_calls::StoreAnswer;
 
 #[derive(Debug, Clone)]
 #[allow(
@@ -55,6 +56,8 @@ pub enum Answer {
     Done,
     /// 200, and the stream given with the call opens.
     Subscribed,
+    /// Of [`crate::Input::StoreCall`].
+    Store(Box<StoreAnswer>),
     Refused {
         status: u16,
         message: String,

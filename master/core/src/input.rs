@@ -3,6 +3,8 @@
 use tepui_api::link;
 use tepui_api::v1::{master, scheduler};
 
+use crate::store_calls::StoreCall;
+
 /// One scheduler's event stream. Minted by the shell, never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamKey(pub u64);
@@ -50,9 +52,16 @@ pub enum Input {
         principal: Option<String>,
         call: Box<master::Call>,
     },
+    /// An operator's call on what tasks keep. It is answered by one [`crate::Answer::Store`].
+    StoreCall {
+        request: RequestKey,
+        principal: Option<String>,
+        call: StoreCall,
+    },
     /// Whether an operator listens to what happens. The first one is to take a [`crate::View`] right after this.
     OperatorsListen(bool),
-    /// The first message of a link is `Register`. `FileChunk` never comes here.
+    /// The first message of a link is `Register`. `FileChunk` and `LocateArtifact`
+    /// never come here.
     FromAgent {
         link: LinkKey,
         message: link::ToMaster,

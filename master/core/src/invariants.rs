@@ -20,6 +20,8 @@ impl Core {
         self.check_management();
         self.check_operations();
         self.check_holders();
+        self.check_stores();
+        self.check_services();
         self.allocator.check_invariants();
     }
 

@@ -43,7 +43,10 @@ mod reconcile;
 mod recover;
 mod register;
 mod removal;
+mod services;
 mod slab;
+mod store_calls;
+mod stores;
 mod subscribe;
 mod tasks;
 mod terms;
@@ -72,6 +75,8 @@ pub use crate::metrics::{FrameworkMetrics, METRICS, Metric, TASK_STATES, Tally};
 pub use crate::quota::to_config as quota_config;
 pub use crate::recover::RecoverError;
 pub use crate::slab::Table;
+pub use crate::store_calls::{StoreAnswer, StoreCall};
+pub use crate::stores::{KeySummary, StoreRefused, StoreSummary, StoredValue};
 pub use crate::throttle::{CallCounts, CallLimit, CallLimits};
 pub use crate::view::{
     AgentRecord, AwayAgent, Deactivation, Drain, ExecutorRecord, FrameworkRecord, OfferRecord,

@@ -53,6 +53,11 @@ pub const METRICS: &[Metric] = &[
         "master/invalid_status_updates",
         "Status updates of unknown frameworks or tasks, or of tasks that had ended",
     ),
+    metric("master/job_stores", "Jobs whose tasks keep something"),
+    metric(
+        "master/job_stores_bytes",
+        "What tasks keep, as it counts against the limits",
+    ),
     metric("master/messages_decline_offers", "DECLINE calls"),
     metric(
         "master/messages_executor_to_framework",
@@ -302,6 +307,8 @@ impl Core {
                 frameworks - frameworks_connected,
             ),
             ("master/outstanding_offers", self.offers.len() as u64),
+            ("master/job_stores", self.stores.jobs as u64),
+            ("master/job_stores_bytes", self.stores.bytes),
         ]);
         Arc::new(counters)
     }

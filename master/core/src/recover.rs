@@ -24,7 +24,10 @@ use crate::management::Management;
 use crate::metrics::Metrics;
 use crate::operator::weight_record;
 use crate::quota;
+use crate::services::Services;
 use crate::slab::Slab;
+use crate::store_calls::StoreWrites;
+use crate::stores::{FLOOR_KEY, Stores};
 use crate::subscribe::{failover_timeout, framework_record};
 use crate::throttle::Throttles;
 use crate::view::{AwayAgent, Deactivation, Drain};
@@ -48,6 +51,8 @@ pub enum RecoverError {
     Maintenance { message: String },
     #[error("the registry's quota '{key}' is not valid: {message}")]
     Quota { key: String, message: String },
+    #[error("the registry's key '{key}' is not that of what a job keeps")]
+    Job { key: String },
     #[error("the registry's framework '{key}' is not valid: {message}")]
     Framework { key: String, message: String },
 }
@@ -104,6 +109,9 @@ impl Core {
             offer_states: BTreeMap::new(),
             operations: Slab::default(),
             operation_by_uuid: BTreeMap::new(),
+            stores: Stores::default(),
+            store_writes: StoreWrites::default(),
+            services: Services::default(),
             weights: BTreeMap::new(),
             operators_listen: false,
             quotas: Arc::default(),
@@ -138,6 +146,8 @@ impl Core {
                 Some(("deactivated", id)) => {
                     core.recover_deactivated(key, AgentId::from(id), value)?
                 }
+                Some((FLOOR_KEY, _)) => core.stores.recover(key, value)?,
+                None if key == FLOOR_KEY => core.stores.recover(key, value)?,
                 None if key == "maintenance" => core.recover_maintenance(key, value)?,
                 Some(("quota", role)) => {
                     let (role, quota) = quota::from_record(key, role, value)?;
@@ -147,6 +157,7 @@ impl Core {
                 _ => {}
             }
         }
+        core.stores.settle();
         let mut deactivated = std::mem::take(&mut core.deactivated_agents);
         Arc::make_mut(&mut deactivated).retain(|id, _| core.is_known(id));
         core.deactivated_agents = deactivated;

@@ -254,8 +254,11 @@ impl Core {
             boot_id,
             operations,
             holdings,
+            listens_everywhere,
+            seen_at,
             ..
         } = register;
+        let seen_at = seen_at.and_then(|address| address.parse().ok());
         let info = with_id(&info, &id);
         let attributes = wire::attributes(&info.attributes);
         if origin == Origin::New {
@@ -270,6 +273,8 @@ impl Core {
             version: version.into(),
             capabilities: Arc::new(capabilities),
             endpoint: endpoint.into(),
+            listens_everywhere: listens_everywhere.unwrap_or_default(),
+            seen_at,
             registered_ns: self.now.wall_ns,
             reregistered_ns: (origin != Origin::New).then_some(self.now.wall_ns),
             total: total.clone(),
@@ -376,8 +381,11 @@ impl Core {
             boot_id,
             operations,
             holdings,
+            listens_everywhere,
+            seen_at,
             ..
         } = register;
+        let seen_at = seen_at.and_then(|address| address.parse().ok());
         let id = self.agents[agent].id.clone();
         let info = with_id(&info, &id);
         if *self.agents[agent].info != info {
@@ -396,6 +404,8 @@ impl Core {
         record.version = version.into();
         record.capabilities = Arc::new(capabilities);
         record.endpoint = endpoint.into();
+        record.listens_everywhere = listens_everywhere.unwrap_or_default();
+        record.seen_at = seen_at;
         record.reregistered_ns = Some(now_ns);
         record.total = total;
         self.links.insert(link, agent);

@@ -67,6 +67,7 @@ impl Core {
         let key = self.tasks.insert(task);
         self.agent_state(agent).tasks.insert(key);
         self.framework_state(framework).tasks.insert(id, key);
+        self.index_service(key);
         self.tell_task_added(key);
         key
     }
@@ -84,6 +85,7 @@ impl Core {
         }
         task.wire.state = state.into();
         let framework = task.framework;
+        self.index_service(key);
         self.count_task_left(framework, current);
         self.count_task_entered(framework, state);
         if state.is_terminal() {
@@ -126,6 +128,7 @@ impl Core {
         let Some(task) = self.tasks.remove(key) else {
             return;
         };
+        self.forget_service(key, &task);
         let state = self.agent_state(task.agent);
         state.tasks.remove(&key);
         self.agents[task.agent].tasks -= 1;

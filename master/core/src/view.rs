@@ -1,6 +1,7 @@
 //! What readers see: the whole state at one moment, taken in a time that does not depend on how many tasks there are.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -64,6 +65,10 @@ pub struct AgentRecord {
     pub capabilities: Arc<Vec<v1::agent_info::Capability>>,
     /// `ip:port` of the agent's own HTTP endpoint.
     pub endpoint: Arc<str>,
+    /// Whether it listens on every address of its machine.
+    pub listens_everywhere: bool,
+    /// Where its link comes from, or came from last.
+    pub seen_at: Option<IpAddr>,
     pub registered_ns: i64,
     pub reregistered_ns: Option<i64>,
     pub total: Resources,

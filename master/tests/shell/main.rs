@@ -14,4 +14,5 @@ mod http;
 mod legacy;
 mod registry;
 mod scheduler;
+mod stores;
 mod support;

@@ -1,13 +1,17 @@
 //! What executors may call, and what the answers are.
 
 use bytes::Bytes;
+use tepui_api::ext::launch_plan;
+use tepui_api::guest;
 use tepui_api::link::{self, to_agent, to_master};
 use tepui_api::v1::executor::{Call, call as executor_call};
 use tepui_api::v1::task_status::Source;
 use tepui_api::v1::{self, TaskState};
 
 use super::harness::*;
-use crate::{ConnectionKey, Effect, Input, RequestKey};
+use crate::{
+    ConnectionKey, Effect, ExecutorRef, GuestTask, Input, JOB_LABEL, Rejection, RequestKey,
+};
 
 #[test]
 fn calls_of_strangers_are_refused() {
@@ -250,4 +254,95 @@ fn messages_pass_both_ways() {
         events(&effects)[0].message.as_ref().unwrap().data,
         &b"down"[..]
     );
+}
+
+fn guest_call(executor: &ExecutorRef, task: &str) -> guest::Call {
+    guest::Call {
+        framework_id: executor.framework.as_str().into(),
+        executor_id: executor.executor.as_str().into(),
+        task_id: task.into(),
+        request: guest::Request::default(),
+    }
+}
+
+#[test]
+fn a_guests_role_and_job_are_what_the_agent_knows_of_its_task() {
+    let mut agent = Agent::registered();
+    let mut info = task_info("a");
+    for resource in &mut info.resources {
+        resource.allocation_info = Some(v1::resource::AllocationInfo {
+            role: Some("eng/web".to_owned()),
+        });
+    }
+    info.labels = Some(v1::Labels {
+        labels: vec![v1::Label {
+            key: JOB_LABEL.to_owned(),
+            value: Some("shop".to_owned()),
+        }],
+    });
+    agent.launch(&aware("F"), vec![info]);
+    agent.prepared(&task_ref("F", "a"), launch_plan::Body::Wasm);
+    let executor = executor_ref("F", WASM);
+    let ask = |agent: &Agent, task: &str, token: Option<&str>| {
+        agent.core.guest_task(&guest_call(&executor, task), token)
+    };
+    agent.started(&executor);
+    let token = agent.tokens[&executor].clone();
+    let refused = |asked: Result<GuestTask, Rejection>| asked.unwrap_err().status;
+    assert_eq!(
+        refused(ask(&agent, "a", Some(&token))),
+        403,
+        "not subscribed"
+    );
+    agent.subscribe(&executor);
+    agent.update(&executor, &task_ref("F", "a"), TaskState::TaskRunning);
+    let known = ask(&agent, "a", Some(&token)).unwrap();
+    assert_eq!(
+        (known.role.as_str(), known.job.as_deref()),
+        ("eng/web", Some("shop"))
+    );
+    // Without a label there is no job, and without an allocation the framework's role counts.
+    agent.launch(&aware("F"), vec![task_info("b")]);
+    agent.prepared(&task_ref("F", "b"), launch_plan::Body::Wasm);
+    let known = ask(&agent, "b", Some(&token)).unwrap();
+    assert_eq!((known.role.as_str(), known.job), ("*", None));
+
+    assert_eq!(refused(ask(&agent, "a", None)), 403, "no token");
+    assert_eq!(refused(ask(&agent, "a", Some("wrong"))), 403);
+    assert_eq!(refused(ask(&agent, "nobody's", Some(&token))), 403);
+    // Tasks of another framework, and of another executor of the same one.
+    let (_, other, _) = agent.run(&aware("G"), "c");
+    assert_eq!(refused(ask(&agent, "c", Some(&token))), 403);
+    let others = guest_call(&other, "c");
+    assert_eq!(refused(agent.core.guest_task(&others, Some(&token))), 403);
+    agent.launch(&aware("F"), vec![custom_task("d", "mine")]);
+    let own = executor_ref("F", "mine");
+    agent.started(&own);
+    agent.subscribe(&own);
+    let asked = agent.core.guest_task(&guest_call(&own, "d"), None);
+    assert_eq!(
+        refused(asked),
+        403,
+        "here executors of frameworks show their tokens too"
+    );
+    let own_token = agent.tokens[&own].clone();
+    agent
+        .core
+        .guest_task(&guest_call(&own, "d"), Some(&own_token))
+        .unwrap();
+    assert_eq!(refused(ask(&agent, "d", Some(&token))), 403);
+    agent.update(&executor, &task_ref("F", "a"), TaskState::TaskFinished);
+    assert_eq!(refused(ask(&agent, "a", Some(&token))), 403, "it has ended");
+}
+
+#[test]
+fn guests_wait_for_an_agent_that_recovers() {
+    let mut agent = Agent::registered();
+    let (_, executor, _) = agent.run(&checkpointing("F"), "a");
+    let token = agent.tokens[&executor].clone();
+    agent.restart();
+    let asked = agent
+        .core
+        .guest_task(&guest_call(&executor, "a"), Some(&token));
+    assert_eq!(asked.unwrap_err().status, 503);
 }

@@ -150,6 +150,16 @@ impl Cluster {
         }
     }
 
+    /// The oldest so many of those that wait.
+    pub(super) fn finish_some_writes(&mut self, count: usize) {
+        for _ in 0..count {
+            if let Some((key, operations)) = self.writes.pop_front() {
+                self.write(operations);
+                self.apply(Input::Persisted { key });
+            }
+        }
+    }
+
     pub(super) fn advance(&mut self, duration: Duration) {
         let target = self.now.tick.after(duration);
         while let Some(deadline) = self

@@ -18,5 +18,7 @@ mod operations;
 mod pods;
 mod property;
 mod restart;
+mod services;
+mod stores;
 mod throttle;
 mod updates;
