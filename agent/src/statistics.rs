@@ -7,6 +7,7 @@ use std::os::unix::net::{SocketAddr, UnixStream as StdStream};
 use std::path::Path;
 use std::time::Duration;
 
+use tepui_api::ext::{TaskUsage, launch_plan, task_usage};
 use tepui_api::v1::ResourceStatistics;
 use tepui_model::Resources;
 use tokio::io::AsyncReadExt;
@@ -108,10 +109,12 @@ pub(crate) fn add_process(statistics: &mut ResourceStatistics, pid: u32) {
 }
 
 /// What a wasm executor counts for one task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Reported {
     cpu_ns: u64,
     memory_bytes: u64,
+    /// Executors of earlier versions do not tell it.
+    usage: Option<TaskUsage>,
 }
 
 impl Reported {
@@ -121,6 +124,7 @@ impl Reported {
         statistics.cpus_system_time_secs = Some(0.0);
         statistics.mem_rss_bytes = Some(self.memory_bytes);
         statistics.mem_total_bytes = Some(self.memory_bytes);
+        statistics.usage = self.usage;
     }
 }
 
@@ -155,15 +159,53 @@ async fn ask(pid: u32) -> io::Result<String> {
 }
 
 fn parse(text: &str) -> BTreeMap<String, Reported> {
-    let line = |line: &str| {
-        let mut fields = line.splitn(3, ' ');
-        let reported = Reported {
-            cpu_ns: fields.next()?.parse().ok()?,
-            memory_bytes: fields.next()?.parse().ok()?,
-        };
-        Some((fields.next()?.to_owned(), reported))
+    let line = |line: &str| match line.strip_prefix("+ ") {
+        Some(fields) => parse_line(fields),
+        None => {
+            let mut fields = line.splitn(3, ' ');
+            let reported = Reported {
+                cpu_ns: fields.next()?.parse().ok()?,
+                memory_bytes: fields.next()?.parse().ok()?,
+                usage: None,
+            };
+            Some((fields.next()?.to_owned(), reported))
+        }
     };
     text.lines().filter_map(line).collect()
+}
+
+/// The figures in the order the executor writes them in, and the task's id.
+fn parse_line(fields: &str) -> Option<(String, Reported)> {
+    let mut fields = fields.splitn(10, ' ');
+    let mut number = || fields.next()?.parse::<u64>().ok();
+    let (cpu_ns, memory_bytes) = (number()?, number()?);
+    let (output, read, written) = (number()?, number()?, number()?);
+    let requests = [number(), number(), number(), number()];
+    let requests = match requests {
+        [Some(answered), failed, timed_out, turned_away] => Some(task_usage::Requests {
+            answered: Some(answered),
+            failed,
+            timed_out,
+            turned_away,
+        }),
+        _ => None,
+    };
+    let usage = TaskUsage {
+        memory_peak_bytes: Some(memory_bytes),
+        cpu_time_ns: Some(cpu_ns),
+        body: Some(launch_plan::Body::Wasm.into()),
+        output_bytes: Some(output),
+        bytes_read: Some(read),
+        bytes_written: Some(written),
+        requests,
+        ..TaskUsage::default()
+    };
+    let reported = Reported {
+        cpu_ns,
+        memory_bytes,
+        usage: Some(usage),
+    };
+    Some((fields.next()?.to_owned(), reported))
 }
 
 /// The value after `key` in lines of `key value`.
@@ -193,12 +235,17 @@ mod tests {
 
     #[test]
     fn a_report_has_a_line_for_each_task() {
-        let reported = parse("12 34 a b\nnonsense\n");
-        let expected = Reported {
-            cpu_ns: 12,
-            memory_bytes: 34,
-        };
-        assert_eq!(reported, BTreeMap::from([("a b".to_owned(), expected)]));
+        let text = "12 34 a b\nnonsense\n+ 1 2 3 4 5 - - - - c\n+ 1 2 3 4 5 6 7 8 9 d e\n+ 1 2 3\n";
+        let reported = parse(text);
+        assert_eq!(reported.keys().collect::<Vec<_>>(), ["a b", "c", "d e"]);
+        let (earlier, task, service) = (&reported["a b"], &reported["c"], &reported["d e"]);
+        assert_eq!((earlier.cpu_ns, earlier.memory_bytes), (12, 34));
+        assert_eq!(earlier.usage, None);
+        let usage = task.usage.as_ref().unwrap();
+        assert_eq!((usage.bytes_read(), usage.bytes_written()), (4, 5));
+        assert_eq!(usage.requests, None);
+        let requests = service.usage.as_ref().unwrap().requests.unwrap();
+        assert_eq!((requests.answered(), requests.turned_away()), (6, 9));
     }
 
     #[test]

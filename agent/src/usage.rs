@@ -143,7 +143,7 @@ fn measure(site: &Site, executor: &Executor<'_>, reports: &Reports) -> v1::Resou
                     .filter_map(|task| tasks.get(task.task.task.as_str()))
                     .next()
                 {
-                    used.add_to(&mut statistics);
+                    used.clone().add_to(&mut statistics);
                 }
             }
         }

@@ -227,9 +227,9 @@ pub(crate) struct Flavour {
 pub(crate) struct Engines {
     /// By metering, and whether they are the baseline compiler's.
     flavours: [[OnceLock<Flavour>; 2]; 2],
-    /// By metering: engines whose traps come with a core dump. Collecting one takes time at each trap and exit, so that
-    /// only tasks that ask for it run here.
-    dumping: [OnceLock<Linked>; 2],
+    /// By metering, and whether they are the baseline compiler's: engines whose traps come with a core dump. Collecting one
+    /// takes time at each trap and exit, so that only tasks that ask for it run here.
+    dumping: [[OnceLock<Linked>; 2]; 2],
     making: std::sync::Mutex<()>,
     pool_slots: usize,
     maps_budget: usize,
@@ -317,12 +317,17 @@ impl Engines {
     }
 
     /// The engine for tasks that want a core dump if they fail.
-    pub(crate) fn dumping(&self, metering: Metering) -> Result<&Linked, EngineError> {
-        let cell = &self.dumping[usize::from(metering == Metering::Metered)];
+    pub(crate) fn dumping(&self, build: impl Into<Build>) -> Result<&Linked, EngineError> {
+        let Build { metering, baseline } = build.into();
+        let of_metering = &self.dumping[usize::from(metering == Metering::Metered)];
+        let cell = &of_metering[usize::from(baseline)];
         if let Some(linked) = cell.get() {
             return Ok(linked);
         }
         let mut config = tunables(metering);
+        if baseline {
+            config.strategy(Strategy::Winch);
+        }
         config.coredump_on_trap(true);
         let engine = Engine::new(&config).map_err(|error| EngineError::new(&error))?;
         let linked = Linked::new(engine)?;
@@ -389,7 +394,7 @@ impl Engines {
 
     /// Lets every guest that runs come to its next slice.
     pub(crate) fn tick(&self) {
-        for linked in self.dumping.iter().filter_map(OnceLock::get) {
+        for linked in self.dumping.iter().flatten().filter_map(OnceLock::get) {
             linked.engine.increment_epoch();
         }
         for flavour in self.flavours.iter().flatten().filter_map(OnceLock::get) {

@@ -114,14 +114,17 @@ impl TaskHandle {
         self.meter.requests.told().is_some()
     }
 
-    /// The processor time it has used so far, in nanoseconds.
-    pub(crate) fn cpu_ns(&self) -> u64 {
-        self.share.used_ns()
-    }
-
-    /// The bytes of its memories and tables. They never shrink, so that the most is what it has now.
-    pub(crate) fn memory_bytes(&self) -> u64 {
-        self.meter.memory_peak()
+    /// What it has used until now. Its memories and tables never shrink, so that the most is what it has now.
+    pub(crate) fn so_far(&self) -> Usage {
+        Usage {
+            memory_peak: self.meter.memory_peak(),
+            cpu_time: Duration::from_nanos(self.share.used_ns()),
+            requests: self.meter.requests.told(),
+            output: self.meter.output(),
+            read: self.meter.read(),
+            written: self.meter.written(),
+            ..Usage::default()
+        }
     }
 }
 

@@ -209,16 +209,12 @@ fn load(engines: &Engines, file: &ModuleFile) -> Result<Loaded, String> {
 }
 
 fn load_dumping(engines: &Engines, file: &ModuleFile) -> Result<Loaded, String> {
-    // Code of the baseline compiler, which is for starts only, runs in no other engine and goes without a dump.
-    if file.baseline {
-        return load(engines, file);
-    }
     // The usual ones have to be there for the count of what they hold.
     engines
         .flavour(file.build())
         .map_err(|error| error.to_string())?;
     let linked = engines
-        .dumping(file.metering)
+        .dumping(file.build())
         .map_err(|error| error.to_string())?;
     load_into(linked, None, file)
 }

@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixListener;
 
 use crate::governor::TaskHandle;
+use crate::verdict::Usage;
 
 /// The name in the abstract namespace under which the executor with that pid reports. The agent knows the pid and can
 /// see whether it is really this process that answers.
@@ -22,11 +23,28 @@ fn listen() -> io::Result<UnixListener> {
     UnixListener::from_std(listener)
 }
 
-/// Processor time in nanoseconds, memory in bytes, and the task's id, which has no line breaks.
+/// A plus sign; processor time in nanoseconds; bytes of memory, of output, read and written; requests answered, failed, timed
+/// out and turned away, each `-` if it is no service; and the task's id, which has no line breaks.
 pub(crate) fn lines<'a>(tasks: impl Iterator<Item = (&'a str, &'a TaskHandle)>) -> String {
-    tasks
-        .map(|(id, task)| format!("{} {} {id}\n", task.cpu_ns(), task.memory_bytes()))
-        .collect()
+    tasks.map(|(id, task)| line(id, &task.so_far())).collect()
+}
+
+fn line(id: &str, usage: &Usage) -> String {
+    let requests = match usage.requests {
+        None => "- - - -".to_owned(),
+        Some(of) => format!(
+            "{} {} {} {}",
+            of.answered, of.failed, of.timed_out, of.turned_away
+        ),
+    };
+    format!(
+        "+ {} {} {} {} {} {requests} {id}\n",
+        usage.cpu_time.as_nanos(),
+        usage.memory_peak,
+        usage.output,
+        usage.read,
+        usage.written,
+    )
 }
 
 /// For ever. Without the socket there are no figures, and nothing else is amiss.
@@ -51,5 +69,34 @@ pub(crate) async fn serve(lines: impl Fn() -> String) {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::verdict::Requests;
+
+    #[test]
+    fn a_line_has_a_figure_for_everything() {
+        let usage = Usage {
+            cpu_time: Duration::from_micros(1),
+            memory_peak: 2,
+            output: 3,
+            read: 4,
+            written: 5,
+            ..Usage::default()
+        };
+        assert_eq!(line("a b", &usage), "+ 1000 2 3 4 5 - - - - a b\n");
+        let requests = Some(Requests {
+            answered: 6,
+            failed: 7,
+            timed_out: 8,
+            turned_away: 9,
+        });
+        let usage = Usage { requests, ..usage };
+        assert_eq!(line("a b", &usage), "+ 1000 2 3 4 5 6 7 8 9 a b\n");
     }
 }

@@ -741,6 +741,18 @@ fn quickly_made_code_counts_fuel_and_keeps_limits_like_optimised_code() {
         };
         assert_eq!(what(&status), what(&optimised), "{guest}");
     }
+    let mut spec = bench.spec("trap");
+    spec.module = quick("trap", Metering::Plain);
+    spec.coredump = true;
+    let dump = spec.sandbox.join("coredump.wasm");
+    let status = run(spec);
+    assert!(
+        status.message().contains("coredump.wasm in the sandbox: "),
+        "{status:?}"
+    );
+    let dump = std::fs::read(dump).expect("it is there");
+    let stack = b"corestack";
+    assert!(dump.windows(stack.len()).any(|part| part == stack));
     let mut spec = bench.spec("spin");
     spec.module = quick("spin", Metering::Plain);
     spec.time_limit = Some(Duration::from_millis(100));

@@ -315,3 +315,80 @@ fn a_capped_guest_has_no_more_than_its_cap_of_an_idle_machine() {
     assert!(cpu <= wall * 0.2 + 0.1, "{cpu} s of {wall} s");
     assert!(cpu > 0.0);
 }
+
+/// Sleeps for a day.
+const PARK: &str = r#"(module
+  (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "_start")
+    (i32.store (i32.const 16) (i32.const 1))
+    (i64.store (i32.const 24) (i64.const 86400000000000))
+    (drop (call $poll (i32.const 0) (i32.const 128) (i32.const 1) (i32.const 256)))))"#;
+
+#[test]
+fn an_executor_that_can_open_no_more_refuses_in_words_and_lives() {
+    const TASKS: usize = 60;
+    let mut bench = Bench::new();
+    let executor = bench.executor.to_string();
+    let open = std::fs::read_dir(format!("/proc/{executor}/fd")).unwrap();
+    // Less than the executor found when it began: what it counts by does not keep it from running into this.
+    let limit = format!("--nofile={0}:{0}", open.count() + TASKS / 3);
+    let limited = std::process::Command::new("prlimit")
+        .args(["--pid", &executor, &limit])
+        .status();
+    assert!(limited.unwrap().success());
+    let park = bench.cluster.folder.path().join("park.wat");
+    std::fs::write(&park, PARK).unwrap();
+    bench.scheduler.call(json!({ "type": "REVIVE" }));
+    let offer = bench.scheduler.offer();
+    let tasks: Vec<Value> = (0..TASKS)
+        .map(|number| {
+            let mut task = task(&format!("park{number}"), &offer, &park);
+            for resource in task["resources"].as_array_mut().unwrap() {
+                resource["scalar"]["value"] = json!(if resource["name"] == "cpus" {
+                    0.01
+                } else {
+                    8.0
+                });
+            }
+            task
+        })
+        .collect();
+    let all = json!({ "type": "LAUNCH", "launch": { "task_infos": tasks } });
+    assert_eq!(bench.scheduler.accept(&offer, all).status, 202);
+    let (mut running, mut refused) = (Vec::new(), 0);
+    while running.len() + refused < TASKS {
+        let status = bench.scheduler.status();
+        match status["state"].as_str().unwrap() {
+            "TASK_RUNNING" => running.push(status["task_id"]["value"].clone()),
+            "TASK_FAILED" => {
+                refused += 1;
+                // One may have begun and then found that it cannot go on.
+                running.retain(|id| *id != status["task_id"]["value"]);
+                let message = status["message"].as_str().unwrap();
+                assert!(message.contains("open"), "{status}");
+            }
+            _ => {}
+        }
+    }
+    assert!(
+        refused > 0 && !running.is_empty(),
+        "{refused} refused, {} run",
+        running.len()
+    );
+    assert_eq!(executors(&bench.cluster), [bench.executor]);
+    let now = bench.answers();
+    wait_until("the neighbour to go on", || {
+        (bench.answers() > now + ANSWERS).then_some(())
+    });
+    // What one gives back another takes.
+    let id = running[0].as_str().unwrap().to_owned();
+    bench.scheduler.kill(&id);
+    bench.scheduler.until(&id, "TASK_KILLED");
+    bench.scheduler.call(json!({ "type": "REVIVE" }));
+    let offer = bench.scheduler.offer();
+    bench
+        .scheduler
+        .accept(&offer, launch(&task("again", &offer, &park)));
+    bench.scheduler.until("again", "TASK_RUNNING");
+}

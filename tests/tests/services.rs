@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tepui_tests::{Cluster, component, wait_until};
+use serde_json::json;
+use tepui_tests::{Cluster, component, request, wait_until};
 
 /// An agent that offers one port, which nobody had a moment ago.
 fn cluster() -> (Cluster, u16) {
@@ -148,6 +149,19 @@ fn a_service_answers_each_request_in_a_new_instance_and_ends_when_killed() {
     let port = service.address.rsplit(':').next().unwrap().to_owned();
     assert_eq!(service.get("/env?PORT").1, port);
     assert_eq!(service.get("/env?PORT0").1, port);
+
+    // While it runs, the agent's statistics tell how it does.
+    let agent = &cluster.agents[0].address;
+    let statistics = request(agent, "GET", "/monitor/statistics", &[], b"").unwrap();
+    let statistics = statistics.json();
+    let usage = &statistics[0]["statistics"]["usage"];
+    assert_eq!(usage["body"], "WASM", "{statistics}");
+    let requests = &usage["requests"];
+    assert_eq!(
+        (&requests["answered"], &requests["failed"]),
+        (&json!(8), &json!(0))
+    );
+    assert!(usage["bytes_written"].as_u64() > Some(20), "{usage}");
 
     service.terminate();
     assert_eq!(service.ended(), Some(207), "{}", service.said());
