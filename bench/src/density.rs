@@ -134,7 +134,7 @@ impl Density {
                 .iter()
                 .map(|(done, sizes)| (*done as f64, of(sizes) as f64))
                 .collect();
-            slope(&points)
+            growth_of_a_window(&points)
         };
         let last = &looks.last().context("it looked at least once")?.1;
         let grown = [
@@ -177,17 +177,27 @@ impl Density {
     }
 }
 
-/// Of the straight line that fits the points best, in units of the second for one of the first; 0 for a single point.
-fn slope(points: &[(f64, f64)]) -> f64 {
-    let count = points.len().max(1) as f64;
-    let mean = |part: fn(&(f64, f64)) -> f64| points.iter().map(part).sum::<f64>() / count;
-    let (x, y) = (mean(|point| point.0), mean(|point| point.1));
-    let (mut with, mut own) = (0.0, 0.0);
-    for point in points {
-        with += (point.0 - x) * (point.1 - y);
-        own += (point.0 - x) * (point.0 - x);
+/// Parts into which what was seen is cut.
+const WINDOWS: usize = 10;
+
+/// What each of the first adds to the second: the middle one of ten windows. What a busy moment needed stays with a process as
+/// one step up; a leak is in every window.
+fn growth_of_a_window(points: &[(f64, f64)]) -> f64 {
+    let windows = WINDOWS.min(points.len().saturating_sub(1));
+    let point = |window: usize| points.get(window * (points.len() - 1) / windows.max(1));
+    let mut growths: Vec<f64> = (0..windows)
+        .filter_map(|window| {
+            let (from, to) = (point(window)?, point(window + 1)?);
+            Some((to.1 - from.1) / (to.0 - from.0))
+        })
+        .collect();
+    growths.sort_by(f64::total_cmp);
+    let middle = growths.len() / 2;
+    match growths.len() {
+        0 => 0.0,
+        count if count % 2 == 1 => growths[middle],
+        _ => f64::midpoint(growths[middle - 1], growths[middle]),
     }
-    if own > 0.0 { with / own } else { 0.0 }
 }
 
 /// Launches so many tasks and waits until they are in that state.
@@ -249,11 +259,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slope_is_what_each_adds_whatever_the_noise() {
-        let points: Vec<(f64, f64)> = (0..100)
-            .map(|n| (f64::from(n), 7.0 * f64::from(n) + f64::from(n % 2)))
-            .collect();
-        assert!((slope(&points) - 7.0).abs() < 0.01);
-        assert_eq!(slope(&points[..1]), 0.0);
+    fn a_leak_is_in_every_window_and_a_step_in_one() {
+        let points = |value: fn(u32) -> f64| -> Vec<(f64, f64)> {
+            (0..=200).map(|n| (f64::from(n), value(n))).collect()
+        };
+        let leak = points(|n| 7.0 * f64::from(n));
+        assert_eq!(growth_of_a_window(&leak), 7.0);
+        let steps = points(|n| if n < 55 { 0.0 } else { 1e6 } + if n < 130 { 0.0 } else { 3e6 });
+        assert_eq!(growth_of_a_window(&steps), 0.0);
+        let both = points(|n| 7.0 * f64::from(n) + if n < 100 { 0.0 } else { 1e6 });
+        assert_eq!(growth_of_a_window(&both), 7.0);
+        assert_eq!(growth_of_a_window(&leak[..2]), 7.0);
+        assert_eq!(growth_of_a_window(&leak[..1]), 0.0);
     }
 }
