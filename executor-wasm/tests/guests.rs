@@ -257,6 +257,8 @@ fn a_guest_writes_in_its_sandbox_and_nowhere_else() {
     assert_eq!(status.message(), "Command exited with status 63");
     let text = std::fs::read_to_string(sandbox.join("out.txt")).expect("it is there");
     assert_eq!(text, "made by a guest");
+    let usage = status.usage.as_ref().expect("every last status has it");
+    assert_eq!((usage.bytes_read(), usage.bytes_written()), (0, 15));
     assert!(!bench.sandbox("outside").join("../outside.txt").exists());
 }
 
