@@ -187,7 +187,20 @@ fn made() -> Vec<(&'static str, Vec<u8>)> {
         let inner = [b"\0asm\x0d\0\x01\0".to_vec(), nested].concat();
         nested = section(4, &inner);
     }
+    // One of three thousand instances computes; each has a memory.
+    let instances: String = (0..3_000)
+        .map(|number| format!("(core instance $i{number} (instantiate $m))"))
+        .collect();
+    let instances = format!(
+        r#"(component
+          (core module $m (memory 0) (func (export "run") (result i32) (loop $on (br $on)) (i32.const 0)))
+          {instances}
+          (func $run (result (result)) (canon lift (core func $i7 "run")))
+          (instance $cli (export "run" (func $run)))
+          (export "wasi:cli/run@0.2.0" (instance $cli)))"#
+    );
     vec![
+        ("many_instances", instances.into_bytes()),
         (
             "custom_giant",
             module(None, &nothing, &[custom("x", 20 << 20)]),
@@ -251,6 +264,7 @@ fn expected(id: &str) -> &'static [&'static str] {
     match id {
         "grow" | "tables" | "huge_table" | "memories" | "memory64" => &[MEMORY],
         "garbage" => &[MEMORY, LAUNCH, TRAP],
+        "many_instances" => &[TIME, LAUNCH],
         "output" | "open_and_keep" | "poll_many" => &[LIMIT],
         "shared_memory" | "billion_locals" | "deep_components" | "cut_off" | "many_memories" => {
             &[LAUNCH]
@@ -266,7 +280,12 @@ fn hostile_modules_end_in_words_and_a_neighbour_goes_on() {
     let texts = texts();
     assert!(texts.len() > 20, "{texts:?}");
     let made = made().into_iter().map(|(id, bytes)| {
-        let path = bench.cluster.folder.path().join(format!("{id}.wasm"));
+        let ending = if bytes.starts_with(b"(") {
+            "wat"
+        } else {
+            "wasm"
+        };
+        let path = bench.cluster.folder.path().join(format!("{id}.{ending}"));
         std::fs::write(&path, bytes).unwrap();
         (id.to_owned(), path)
     });
