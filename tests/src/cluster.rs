@@ -60,15 +60,23 @@ pub fn component(name: &str) -> String {
     built_guest("wasm32-wasip2", name)
 }
 
+/// The path of a guest in another language; builds are made by `cargo xtask polyglot`.
+pub fn polyglot(name: &str) -> String {
+    built_module(&format!("polyglot/{name}.wasm"), "polyglot")
+}
+
 fn built_guest(wasm: &str, name: &str) -> String {
-    let target = built()
-        .parent()
-        .expect("target/debug has a parent")
-        .to_owned();
-    let module = target.join(format!("guests/{wasm}/release/{name}.wasm"));
+    built_module(&format!("guests/{wasm}/release/{name}.wasm"), "guests")
+}
+
+/// A file of the target directory, and the command of xtask that makes it.
+fn built_module(file: &str, command: &str) -> String {
+    let built = built();
+    let target = built.parent().expect("target/debug has a parent");
+    let module = target.join(file);
     assert!(
         module.exists(),
-        "{} is missing: build it with `cargo xtask guests`",
+        "{} is missing: build it with `cargo xtask {command}`",
         module.display()
     );
     module.display().to_string()

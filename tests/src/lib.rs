@@ -20,7 +20,7 @@ mod s3;
 mod scheduler;
 mod server;
 
-pub use cluster::{Cluster, Ended, Process, component, guest, program, wait_until};
+pub use cluster::{Cluster, Ended, Process, component, guest, polyglot, program, wait_until};
 pub use executor::{Executor, new_uuid};
 pub use fileserver::{FileServer, Reply, digest_of};
 pub use hosts::Hosts;

@@ -1,4 +1,4 @@
-//! What the build runs that cargo does not: `cargo xtask demo | test | tidy | guests | clients`.
+//! What the build runs that cargo does not: `cargo xtask demo | test | tidy | guests | polyglot | clients`.
 #![allow(
     clippy::print_stdout,
     reason = "a build command talks to the person who called it"
@@ -6,6 +6,7 @@
 
 mod clients;
 mod demo;
+mod polyglot;
 mod servers;
 mod tidy;
 
@@ -17,9 +18,11 @@ use anyhow::{Context, bail};
 const USAGE: &str = "usage: cargo xtask COMMAND
 
   demo     build everything, start a cluster on loopback and run the main job on it
-  test     build everything and run every test, the demo among them; with --offline without the stock clients and servers
+  test     build everything and run every test, the demo among them; with --offline without the stock clients and servers and the polyglot guests
   tidy     check the dependency arrows, the module documents and the licences
   guests   build the wasm example guests (into target/guests)
+  polyglot install the toolchains of the guests in other languages and build them (into target/polyglot); further words
+           are the languages to build
   clients  install the stock clients and servers that the tests run (into target/clients)";
 
 fn main() -> ExitCode {
@@ -43,6 +46,7 @@ fn command() -> anyhow::Result<()> {
         }
         ["test"] => {
             clients::install()?;
+            polyglot::build(&[])?;
             install_ip();
             test(&[])
         }
@@ -51,10 +55,14 @@ fn command() -> anyhow::Result<()> {
                 "offline, so these are not tested: {}",
                 [clients::names()?, servers::names()?].concat().join(", ")
             );
-            test(&["--", "--skip", clients::TESTS, "--skip", servers::TESTS])
+            println!("nor are guests in {}", polyglot::names().join(", "));
+            let skipped = [clients::TESTS, servers::TESTS, polyglot::TESTS];
+            let skipped = skipped.iter().flat_map(|tests| ["--skip", tests]);
+            test(&std::iter::once("--").chain(skipped).collect::<Vec<_>>())
         }
         ["tidy"] => tidy::run(),
         ["guests"] => guests(),
+        ["polyglot", languages @ ..] => polyglot::build(languages),
         ["clients"] => clients::install(),
         _ => {
             eprintln!("{USAGE}");
@@ -96,7 +104,15 @@ fn prepare() -> anyhow::Result<()> {
 }
 
 /// Guests that are built as components too, or can be nothing else.
-const COMPONENTS: &[&str] = &["hello", "hungry", "spin", "probe", "http-service"];
+const COMPONENTS: &[&str] = &[
+    "hello",
+    "hungry",
+    "spin",
+    "probe",
+    "http-service",
+    "census",
+    "census-service",
+];
 
 /// Builds the guests: modules, and some of them as components.
 fn guests() -> anyhow::Result<()> {
