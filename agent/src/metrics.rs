@@ -41,6 +41,7 @@ pub(crate) fn collect(site: &Site, view: &AgentView) -> BTreeMap<String, f64> {
         metrics.insert(name.to_owned(), value);
     };
     set("slave/uptime_secs", wall_secs() - about.start_time);
+    set("slave/recovery_time_secs", about.recovery.as_secs_f64());
     set("slave/registered", f64::from(u8::from(view.registered)));
     set("slave/frameworks_active", view.frameworks.len() as f64);
     for (name, state) in [

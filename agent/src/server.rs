@@ -79,6 +79,35 @@ impl Running {
     }
 }
 
+/// What an operator must be told whose agent others can reach and which does not ask them who they are.
+fn open_to_others(config: &Config) -> Option<String> {
+    let asks = &config.authentication;
+    if config.ip.is_loopback() || asks.readonly && asks.readwrite {
+        return None;
+    }
+    let (open, flags) = match (asks.readonly, asks.readwrite) {
+        (false, false) => (
+            "read its state and the sandboxes of all tasks, and make operator calls",
+            "--authenticate_http_readonly and --authenticate_http_readwrite",
+        ),
+        (false, true) => (
+            "read its state and the sandboxes of all tasks",
+            "--authenticate_http_readonly",
+        ),
+        (true, _) => ("make operator calls", "--authenticate_http_readwrite"),
+    };
+    let containers = if config.insecure && !asks.readwrite {
+        " With --insecure anybody can also run commands here, as any user."
+    } else {
+        ""
+    };
+    Some(format!(
+        "THIS AGENT IS OPEN: it listens on {}, and whoever reaches it may {open} without credentials.{containers} \
+         Start it with {flags} and --http_credentials, or with --ip 127.0.0.1.",
+        config.ip
+    ))
+}
+
 /// Runs an agent until its token is cancelled.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     start(config).await?.wait().await
@@ -186,6 +215,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         ..Default::default()
     };
     let meta = work_dir.join("meta");
+    let recovering = Instant::now();
     let recovered =
         checkpoint::recover(&meta, config.strict).context("the checkpoints cannot be read")?;
     let start_time = now(began);
@@ -248,6 +278,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let executors = Executors::new(settings, preparer.clone(), events.clone());
     let view = core.view();
     executors.adopt(&view.executors)?;
+    let recovery = recovering.elapsed();
     let rules = gc::Rules {
         delay: config.gc_delay,
         headroom: config.gc_disk_headroom,
@@ -261,6 +292,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         endpoint: endpoint.to_string(),
         work_dir: work_dir.display().to_string(),
         start_time: start_time.wall_secs(),
+        recovery,
         executor_heartbeat: config.executor_heartbeat,
         flags: config.flags(),
         serves_containers: config.insecure
@@ -338,6 +370,9 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         executors: executors.clone(),
         garbage,
     });
+    if let Some(warning) = open_to_others(&config) {
+        tracing::warn!("{warning}");
+    }
     tracing::info!(%address, socket = %socket.display(), isolation = layout.name(), "the agent runs");
 
     let (cancel, path, keep) = (
@@ -453,4 +488,33 @@ fn seed() -> [u8; 32] {
     first.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
     second.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
     seed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_open_to_others_says_which_flags_close_it() {
+        let mut config = Config::default();
+        assert_eq!(open_to_others(&config), None);
+        config.ip = [10, 0, 0, 1].into();
+        let said = open_to_others(&config).unwrap();
+        assert!(
+            said.contains("--authenticate_http_readonly and --authenticate_http_readwrite"),
+            "{said}"
+        );
+        assert!(!said.contains("run commands"), "{said}");
+        config.insecure = true;
+        let said = open_to_others(&config).unwrap();
+        assert!(said.contains("run commands"), "{said}");
+        config.authentication.readwrite = true;
+        let said = open_to_others(&config).unwrap();
+        assert!(
+            !said.contains("readwrite") && !said.contains("run commands"),
+            "{said}"
+        );
+        config.authentication.readonly = true;
+        assert_eq!(open_to_others(&config), None);
+    }
 }

@@ -70,6 +70,8 @@ pub(crate) struct About {
     pub(crate) endpoint: String,
     pub(crate) work_dir: String,
     pub(crate) start_time: f64,
+    /// How long it took to read what the agent before this one left, and to take its executors over.
+    pub(crate) recovery: std::time::Duration,
     /// Executors hear something at least this often.
     pub(crate) executor_heartbeat: std::time::Duration,
     pub(crate) flags: BTreeMap<&'static str, String>,
@@ -119,6 +121,7 @@ pub(crate) fn router(site: Site) -> Router {
             access::authenticate,
         ))
         .layer(axum::middleware::from_fn(answer::pack))
+        .layer(axum::middleware::from_fn(tepui_bodies::close_unless_read))
         .with_state(site)
 }
 
@@ -127,7 +130,11 @@ pub(crate) fn executor_router(site: Site) -> Router {
     let mut routes = Routes(Router::new());
     routes.tree("/api/v1/executor", any(http::executor_call));
     routes.tree("/api/v1/guest", any(guest::guest_call));
-    routes.0.fallback(not_for_executors).with_state(site)
+    routes
+        .0
+        .fallback(not_for_executors)
+        .layer(axum::middleware::from_fn(tepui_bodies::close_unless_read))
+        .with_state(site)
 }
 
 async fn not_for_executors(uri: Uri) -> Refusal {

@@ -372,6 +372,7 @@ pub(crate) fn site(events: mpsc::Sender<crate::owner::Event>) -> crate::site::Si
             work_dir: work_dir.display().to_string(),
             executor_heartbeat: Duration::from_secs(60),
             start_time: 1.0,
+            recovery: Duration::from_millis(1500),
             flags: BTreeMap::new(),
             serves_containers: true,
         }),

@@ -89,7 +89,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
             Arc::clone(&shared),
             access::authenticate,
         ))
-        .layer(middleware::from_fn(body::close_unless_read))
+        .layer(middleware::from_fn(tepui_bodies::close_unless_read))
         .with_state(shared)
 }
 

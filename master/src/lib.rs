@@ -27,6 +27,7 @@ mod operator;
 mod operator_events;
 mod owner;
 mod rate_limits;
+mod run_times;
 mod server;
 mod shared;
 pub mod store;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZero;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tepui_api::system_metrics;
 use tepui_api::v1::scheduler::{call, event};
@@ -21,8 +21,20 @@ use crate::shared::{Refusal, Shared};
 pub(crate) const METRICS: &[Metric] = &[
     metric("master/elected", "1: this master leads"),
     metric(
+        "allocator/mesos/allocation_run_ms",
+        "How long the last step took in which the allocator was asked, what it gave made into offers",
+    ),
+    metric(
+        "allocator/mesos/allocation_run_ms/",
+        "The same, of the last hour and at most 1,000 runs: count, min, max and percentiles (p50 to p9999)",
+    ),
+    metric(
         "master/event_queue_messages",
-        "Messages that wait for the core",
+        "Calls and messages of agents that wait for the core",
+    ),
+    metric(
+        "master/event_queue_dispatches",
+        "Questions to the core and answers of the registry that wait for it",
     ),
     metric("master/uptime_secs", "Seconds since the start"),
     metric(
@@ -175,7 +187,17 @@ fn own(shared: &Shared) -> BTreeMap<String, f64> {
     let uptime = shared.identity.started.elapsed();
     metrics.add("master/elected", 1.0);
     metrics.add("master/uptime_secs", uptime.as_secs_f64());
-    metrics.add("master/event_queue_messages", waiting as f64);
+    let dispatches = shared.gauges.dispatches();
+    metrics.add(
+        "master/event_queue_messages",
+        waiting.saturating_sub(dispatches) as f64,
+    );
+    metrics.add("master/event_queue_dispatches", dispatches as f64);
+    let runs = shared.gauges.allocation_runs();
+    for (name, value) in runs.figures("allocator/mesos/allocation_run_ms", Instant::now()) {
+        metrics.add(&name, value);
+    }
+    drop(runs);
     metrics.add(
         "master/operator_event_stream_subscribers",
         shared.gauges.operator_stream_subscribers() as f64,

@@ -254,7 +254,12 @@ impl Owner {
     fn decide(&mut self, effects: &mut Vec<Effect>) {
         while let Some(input) = self.followups.pop_front() {
             self.view = None;
+            let (began, runs) = (Instant::now(), self.core.allocation_runs());
             effects.extend(self.core.apply(now(self.began), input));
+            if self.core.allocation_runs() > runs {
+                let mut times = self.gauges.allocation_runs();
+                times.add(Instant::now(), began.elapsed());
+            }
         }
     }
 
@@ -349,10 +354,22 @@ impl Owner {
                 self.links.remove(&link);
                 self.followups.push_back(Input::LinkClosed { link });
             }
-            Message::Persisted { key } => self.followups.push_back(Input::Persisted { key }),
-            Message::PersistFailed(error) => self.failed = Some(OwnerError::Registry(error)),
-            Message::View(viewer) => self.viewers.push(viewer),
-            Message::Look(look) => look(&self.core, now(self.began).tick),
+            Message::Persisted { key } => {
+                self.gauges.dispatch_taken();
+                self.followups.push_back(Input::Persisted { key });
+            }
+            Message::PersistFailed(error) => {
+                self.gauges.dispatch_taken();
+                self.failed = Some(OwnerError::Registry(error));
+            }
+            Message::View(viewer) => {
+                self.gauges.dispatch_taken();
+                self.viewers.push(viewer);
+            }
+            Message::Look(look) => {
+                self.gauges.dispatch_taken();
+                look(&self.core, now(self.began).tick);
+            }
             Message::OperatorSubscribe { .. } => unreachable!("dealt with before"),
         }
     }
@@ -390,6 +407,7 @@ impl Owner {
             }
             Effect::Persist { key, operations } => {
                 let inbox = self.inbox.clone();
+                let gauges = Arc::clone(&self.gauges);
                 self.writer.write(operations, move |result| {
                     let Some(inbox) = inbox.upgrade() else {
                         return;
@@ -398,6 +416,7 @@ impl Owner {
                         Ok(()) => Message::Persisted { key },
                         Err(error) => Message::PersistFailed(error),
                     };
+                    gauges.dispatched();
                     // Fails only once the owner has ended.
                     let _ = inbox.blocking_send(message);
                 });

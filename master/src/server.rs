@@ -94,12 +94,40 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What an operator must be told whose master others can reach and which does not ask all of them who they are.
+fn open_to_others(config: &Config) -> Option<String> {
+    let asks = &config.authentication;
+    if config.ip.is_loopback() || asks.is_complete() {
+        return None;
+    }
+    let flags = [
+        (asks.frameworks, "--authenticate_http_frameworks"),
+        (asks.readonly, "--authenticate_http_readonly"),
+        (asks.readwrite, "--authenticate_http_readwrite"),
+        (asks.agents, "--authenticate_agents"),
+    ];
+    let missing: Vec<&str> = flags
+        .iter()
+        .filter(|(asked, _)| !asked)
+        .map(|(_, flag)| *flag)
+        .collect();
+    Some(format!(
+        "THIS MASTER IS OPEN: it listens on {} and does not ask everybody for credentials, which --insecure allows; who \
+         reaches it can run tasks on every agent. Start it with --credentials and {}.",
+        config.ip,
+        missing.join(", ")
+    ))
+}
+
 pub async fn start(config: Config) -> Result<Running, StartError> {
     let wanted = SocketAddr::new(config.ip, config.port);
     if !config.ip.is_loopback() && !config.insecure && !config.authentication.is_complete() {
         return Err(StartError::Insecure { address: wanted });
     }
     log::keep();
+    if let Some(warning) = open_to_others(&config) {
+        tracing::warn!("{warning}");
+    }
     let opened = open(config.data_dir.clone(), config.registry_dir()).await?;
     let listening = |source| StartError::Listen {
         address: wanted,
@@ -285,5 +313,26 @@ async fn supervise(
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_) => Ok(()),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_master_open_to_others_says_which_flags_close_it() {
+        let mut config = Config {
+            ip: [0, 0, 0, 0].into(),
+            ..Config::default()
+        };
+        config.authentication.readonly = true;
+        let said = open_to_others(&config).unwrap();
+        assert!(
+            said.contains("--authenticate_agents") && !said.contains("readonly"),
+            "{said}"
+        );
+        config.ip = [127, 0, 0, 1].into();
+        assert_eq!(open_to_others(&config), None);
     }
 }

@@ -1,7 +1,7 @@
 //! What every request can reach: the core's inbox, the links, the artifacts and who this master is.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::{HeaderValue, StatusCode, header};
@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::files::Links;
 use crate::log::Verbosity;
 use crate::owner::Message;
+use crate::run_times::RunTimes;
 use crate::store::Writer;
 
 pub(crate) struct Shared {
@@ -45,6 +46,10 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 pub(crate) struct Gauges {
     operator_stream_subscribers: AtomicUsize,
+    /// What waits in the inbox without having come from outside: questions to the core, answers of the registry.
+    dispatches: AtomicUsize,
+    /// Of steps of the core in which it allocated.
+    allocation_runs: Mutex<RunTimes>,
 }
 
 impl Gauges {
@@ -55,6 +60,27 @@ impl Gauges {
 
     pub(crate) fn operator_stream_subscribers(&self) -> usize {
         self.operator_stream_subscribers.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn dispatched(&self) {
+        self.dispatches.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn dispatch_taken(&self) {
+        let less = |waiting: usize| waiting.checked_sub(1);
+        let _ = self
+            .dispatches
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
+    pub(crate) fn dispatches(&self) -> usize {
+        self.dispatches.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn allocation_runs(&self) -> MutexGuard<'_, RunTimes> {
+        self.allocation_runs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -86,6 +112,7 @@ impl Shared {
     /// The state as it is after everything that this caller did before, as far as the caller may see it.
     pub(crate) async fn view(&self) -> Result<Arc<View>, Refusal> {
         let (sender, receiver) = oneshot::channel();
+        self.gauges.dispatched();
         self.inbox
             .send(Message::View(sender))
             .await
@@ -106,6 +133,7 @@ impl Shared {
         let look = move |core: &Core, now| {
             let _ = sender.send(question(core, now));
         };
+        self.gauges.dispatched();
         self.inbox
             .send(Message::Look(Box::new(look)))
             .await

@@ -310,6 +310,35 @@ fn odd_requests_to_reads_change_nothing() {
 }
 
 #[test]
+fn a_body_announced_too_long_is_refused_at_once_and_ends_the_connection() {
+    let (cluster, mut scheduler, before) = living();
+    let (master, agent) = (&cluster.master.address, &cluster.agents[0].address);
+    let calls = MASTER
+        .iter()
+        .map(|path| (master, path))
+        .chain(AGENT.iter().map(|path| (agent, path)));
+    for (address, path) in calls {
+        // Nothing of the body is sent and nobody hangs up, so only the server can end this.
+        let opening = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99999999\r\n\r\n"
+        );
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        socket.write_all(opening.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert_eq!(status(&answer), Some(413), "{path}: {answer}");
+        assert!(
+            answer.to_lowercase().contains("connection: close"),
+            "{path}: {answer}"
+        );
+    }
+    unharmed(&cluster, &mut scheduler, &before);
+}
+
+#[test]
 fn bodies_without_end_are_cut_off() {
     let (cluster, mut scheduler, before) = living();
     for (address, path) in [

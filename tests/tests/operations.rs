@@ -232,6 +232,7 @@ fn a_task_runs_on_what_the_same_accept_reserved() {
     let agent = &cluster.agents[0].address;
     let figures = request(agent, "GET", "/metrics/snapshot", &[], b"").unwrap();
     assert_eq!(figures.json()["slave/cpus_total"], 2.0);
+    assert!(figures.json()["slave/recovery_time_secs"].as_f64() > Some(0.0));
     offer_with(&mut scheduler, "all of it again", |resources| {
         amount(resources, "cpus", None) == 2.0
     });

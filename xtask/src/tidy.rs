@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tepui-api", &["tepui-model"]),
     ("tepui-allocator", &["tepui-model"]),
     ("tepui-fetch", &["tepui-model"]),
+    ("tepui-bodies", &["tepui-model"]),
     ("tepui-wall", &[]),
     (
         "tepui-sim",
@@ -39,6 +40,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tepui-access",
             "tepui-model",
             "tepui-api",
+            "tepui-bodies",
             "tepui-fetch",
             "tepui-master-core",
         ],
@@ -50,6 +52,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tepui-access",
             "tepui-model",
             "tepui-api",
+            "tepui-bodies",
             "tepui-fetch",
             "tepui-agent-core",
             "tepui-wall",

@@ -23,6 +23,8 @@ impl Core {
         } else if let Some(registering) = self.registering.get_mut(&link) {
             // The agent goes on at once; the master is still writing its registration down.
             registering.early.push(body);
+        } else {
+            self.metrics.count("master/dropped_messages");
         }
     }
 

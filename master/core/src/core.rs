@@ -271,6 +271,11 @@ impl Core {
         std::mem::take(&mut self.effects)
     }
 
+    /// How many times the allocator was asked so far.
+    pub fn allocation_runs(&self) -> u64 {
+        self.metrics.allocation_runs
+    }
+
     /// When `apply` next has something to do even if nothing happens.
     pub fn next_deadline(&self) -> Option<Tick> {
         let timer = self.timers.first().map(|(tick, _)| *tick);

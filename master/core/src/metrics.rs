@@ -26,6 +26,10 @@ pub const METRICS: &[Metric] = &[
         "Times the allocator was asked for offers",
     ),
     metric(
+        "master/dropped_messages",
+        "Messages that nobody took: of agents that are not registered, for agents or schedulers that are away, calls over their rate",
+    ),
+    metric(
         "master/frameworks_active",
         "Frameworks that are offered resources",
     ),
@@ -204,6 +208,8 @@ pub struct FrameworkMetrics {
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     counters: Tally,
+    /// Kept beside the counters, since it is looked at after each step.
+    pub(crate) allocation_runs: u64,
     /// Operations on agents' resources that were under way and are not any more, or could not be.
     pub(crate) operations_ended: BTreeMap<(offer::operation::Type, OperationState), u64>,
 }
@@ -309,6 +315,10 @@ impl Core {
             ("master/outstanding_offers", self.offers.len() as u64),
             ("master/job_stores", self.stores.jobs as u64),
             ("master/job_stores_bytes", self.stores.bytes),
+            (
+                "allocator/mesos/allocation_runs",
+                self.metrics.allocation_runs,
+            ),
         ]);
         Arc::new(counters)
     }

@@ -50,7 +50,7 @@ impl Core {
     /// Turns everything the allocator hands out now into offers, all of one framework's in one event.
     pub(crate) fn make_offers(&mut self) {
         let mut made: BTreeMap<FrameworkKey, Vec<v1::Offer>> = BTreeMap::new();
-        self.metrics.count("allocator/mesos/allocation_runs");
+        self.metrics.allocation_runs += 1;
         self.rank_agents();
         for allocation in self.allocator.allocate(self.now.tick) {
             let allocator::Allocation {

@@ -145,6 +145,7 @@ impl Core {
             return self.carry_out_now(framework, waiting);
         }
         if let Some(capacity) = throttle.capacity.filter(|capacity| queued >= *capacity) {
+            self.metrics.count("master/dropped_messages");
             let call = waiting.call_type.as_str_name();
             let refused = CallRefused::Capacity { call, capacity };
             self.send(framework, messages::error(refused.to_string()));

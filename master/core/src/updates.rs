@@ -195,11 +195,11 @@ impl Core {
 
     pub(crate) fn message_executor(&mut self, framework: FrameworkKey, message: call::Message) {
         self.metrics.count("master/messages_framework_to_executor");
-        if let Some(agent) = self
-            .agent_by_id
-            .get(message.agent_id.value.as_str())
+        let agent = self.agent_by_id.get(message.agent_id.value.as_str());
+        let linked = agent
             .copied()
-        {
+            .filter(|agent| self.agents[*agent].link.is_some());
+        if let Some(agent) = linked {
             let framework_id = crate::wire::framework_id(self.framework_id(framework));
             let call::Message {
                 executor_id, data, ..
@@ -210,19 +210,26 @@ impl Core {
                 data,
             };
             self.send_to_agent(agent, to_agent::Body::Message(message));
+        } else {
+            self.metrics.count("master/dropped_messages");
         }
     }
 
     pub(crate) fn on_executor_message(&mut self, agent: AgentKey, message: link::ExecutorMessage) {
         self.metrics.count("master/messages_executor_to_framework");
-        if let Some(framework) = self
+        let framework = self
             .framework_by_id
-            .get(message.framework_id.value.as_str())
-            .copied()
-        {
+            .get(message.framework_id.value.as_str());
+        let listening = framework.copied().filter(|framework| {
+            let state = self.framework_states.get(framework);
+            state.is_some_and(|state| state.stream.is_some())
+        });
+        if let Some(framework) = listening {
             let event =
                 messages::message(&self.agents[agent].id, message.executor_id, message.data);
             self.send(framework, event);
+        } else {
+            self.metrics.count("master/dropped_messages");
         }
     }
 

@@ -79,6 +79,7 @@ fn a_call_beyond_what_may_wait_is_an_error() {
     let dropped = cluster.call(&scheduler, plain(call::Type::Suppress));
     let message = "Message SUPPRESS dropped: capacity(3) exceeded";
     assert_eq!(refusal(&dropped), (429, message));
+    assert_eq!(cluster.view().counters["master/dropped_messages"], 1);
     let events = cluster.events(&scheduler);
     let error = events
         .iter()

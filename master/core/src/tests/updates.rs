@@ -270,6 +270,33 @@ fn a_kill_waits_also_for_an_agent_that_is_given_up_and_returns() {
 }
 
 #[test]
+fn messages_for_those_who_are_away_are_dropped_and_counted() {
+    let (mut cluster, agent, scheduler) = running();
+    let dropped = |cluster: &Cluster| cluster.view().counters["master/dropped_messages"];
+    let down = |agent: &str| Call {
+        message: Some(call::Message {
+            agent_id: agent.into(),
+            executor_id: "e".into(),
+            data: Bytes::from_static(b"down"),
+        }),
+        ..plain(call::Type::Message)
+    };
+    cluster.call(&scheduler, down("nobody"));
+    assert_eq!(dropped(&cluster), 1);
+    cluster.hang_up(&scheduler);
+    let up = link::ExecutorMessage {
+        framework_id: scheduler.id.as_str().into(),
+        executor_id: "e".into(),
+        data: Bytes::from_static(b"up"),
+    };
+    cluster.from(agent.link, to_master::Body::Message(up.clone()));
+    assert_eq!(dropped(&cluster), 2);
+    cluster.cut(&agent);
+    cluster.from(agent.link, to_master::Body::Message(up));
+    assert_eq!(dropped(&cluster), 3);
+}
+
+#[test]
 fn messages_pass_in_both_directions() {
     let (mut cluster, agent, scheduler) = running();
     let message = call::Message {
