@@ -24,7 +24,7 @@ use crate::reach::{self, ReachError};
 use crate::sandbox;
 use crate::store::{self, Pin};
 use crate::tenants::TenantError;
-use crate::unsupported::unsupported;
+use crate::unsupported::{unsupported, unsupported_as};
 use crate::user::{UserError, give_unless_theirs, own_directory, user_of};
 use crate::volumes::{self, VolumeError};
 
@@ -288,6 +288,9 @@ impl Preparer {
             (outcome, _) => outcome?,
         };
         let (body, resources) = (ready.plan.body(), volumes_of(&order.info.resources));
+        if let Some(what) = unsupported_as(body, order.info.container.as_ref()) {
+            return Err(PrepareError::Unsupported(what));
+        }
         let mut mounts = self.volumes.mount(&path, resources, body).await?;
         mounts.extend(self.lay_datasets(order, &path, &mut ready.plan).await?);
         let (container, of_executor) = self.share_volumes(order)?;
@@ -1253,10 +1256,6 @@ mod tests {
             (
                 r#"{ "type": "MESOS", "network_infos": [{ "name": "cni" }] }"#,
                 "network_infos",
-            ),
-            (
-                r#"{ "type": "MESOS", "rlimit_info": { "rlimits": [] } }"#,
-                "rlimit_info",
             ),
         ] {
             let refused = bench.prepare(v1::TaskInfo {

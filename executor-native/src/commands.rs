@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use crate::Shared;
 use crate::group::Group;
 use crate::process::{self, Exit, Reaper, Start, StartError};
+use crate::task::rlimits_of;
 use crate::verdict::Ending;
 
 pub(crate) struct Commands {
@@ -73,6 +74,7 @@ fn start(
                 .collect(),
             sandbox: Path::new(&plan.sandbox),
             mounts: &plan.mounts,
+            rlimits: rlimits_of(task),
             user: plan.user.as_deref(),
             doors: group.map(Group::doors).unwrap_or_default(),
         },

@@ -17,6 +17,7 @@ mod amounts;
 mod commands;
 mod group;
 mod process;
+mod rlimits;
 mod task;
 mod verdict;
 

@@ -16,9 +16,12 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use tepui_api::ext::launch_plan::Mount;
+use tepui_api::v1::RLimitInfo;
 use tepui_wall::{Identity, IdentityError};
 use tokio::signal::unix::Signal as Signals;
 use tokio::sync::oneshot;
+
+use crate::rlimits::{ResourceLimit, ResourceLimitError};
 
 /// Why a process was not started.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +34,8 @@ pub(crate) enum StartError {
     File { path: PathBuf, source: io::Error },
     #[error("the volume at {path} is to be read-only, which takes an agent that runs as root")]
     ReadOnly { path: String },
+    #[error(transparent)]
+    Limit(#[from] ResourceLimitError),
     #[error("cannot run {program}: {source}")]
     Run { program: String, source: io::Error },
 }
@@ -45,6 +50,8 @@ pub(crate) struct Start<'a> {
     pub(crate) sandbox: &'a Path,
     /// Directories that the sandbox shows.
     pub(crate) mounts: &'a [Mount],
+    /// What its container asks for of its processes.
+    pub(crate) rlimits: Option<&'a RLimitInfo>,
     /// Whom to become.
     pub(crate) user: Option<&'a str>,
     /// The files to write `0` to, see [`Group::doors`](crate::group::Group::doors).
@@ -83,6 +90,8 @@ pub(crate) fn start(
         source,
     })?;
 
+    let rlimits = ResourceLimit::all_of(start.rlimits)?;
+    rlimits.iter().try_for_each(ResourceLimit::check)?;
     let read_only = give_volumes(&start, identity.as_ref())?;
 
     let mut command = Command::new(start.program);
@@ -102,6 +111,10 @@ pub(crate) fn start(
         }
         mount_read_only(&read_only)?;
         lead_session()?;
+        // While it may still be allowed more than its user.
+        for limit in &rlimits {
+            limit.assume()?;
+        }
         if let Some(identity) = &identity {
             identity.assume()?;
         }

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use tepui_api::body_told;
 use tepui_api::ext::{LaunchPlan, TaskUsage, launch_plan};
 use tepui_api::v1::task_status::Reason;
-use tepui_api::v1::{KillPolicy, TaskInfo, TaskState, TaskStatus};
+use tepui_api::v1::{KillPolicy, RLimitInfo, TaskInfo, TaskState, TaskStatus};
 use tepui_sdk_executor::{Checks, Condition, News};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
@@ -383,6 +383,7 @@ fn start(shared: &Shared, task: &TaskInfo, limits: &Limits) -> Result<Running, L
                 .collect(),
             sandbox,
             mounts: &plan.mounts,
+            rlimits: rlimits_of(task),
             user: plan.user.as_deref(),
             doors: group.as_ref().map(Group::doors).unwrap_or_default(),
         },
@@ -413,6 +414,10 @@ fn make_group(
     };
     let name = format!("{}/{}", cgroups.parent, plan.container_id);
     Group::create(&cgroups.hierarchies, name, limits).map(Some)
+}
+
+pub(crate) fn rlimits_of(task: &TaskInfo) -> Option<&RLimitInfo> {
+    task.container.as_ref()?.rlimit_info.as_ref()
 }
 
 #[cfg(test)]

@@ -29,10 +29,11 @@ use tepui_api::ext::{LaunchPlan, launch_plan};
 use tepui_api::v1::environment::Variable;
 use tepui_api::v1::executor::{Call, Event, call, event};
 use tepui_api::v1::framework_info::{Capability, capability};
+use tepui_api::v1::r_limit_info::{RLimit, r_limit};
 use tepui_api::v1::task_status::Reason;
 use tepui_api::v1::{
-    AgentInfo, CommandInfo, DurationInfo, ExecutorInfo, FrameworkInfo, KillPolicy, Resource,
-    TaskId, TaskInfo, TaskState, TaskStatus, value,
+    AgentInfo, CommandInfo, ContainerInfo, DurationInfo, ExecutorInfo, FrameworkInfo, KillPolicy,
+    RLimitInfo, Resource, TaskId, TaskInfo, TaskState, TaskStatus, container_info, value,
 };
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
@@ -247,6 +248,24 @@ impl Agent {
         self.task(&["/bin/sh", "-c", script])
     }
 
+    fn limited(&self, script: &str, soft: u64, hard: u64) -> TaskInfo {
+        let limit = RLimit {
+            r#type: Some(r_limit::Type::RlmtNofile.into()),
+            soft: Some(soft),
+            hard: Some(hard),
+        };
+        TaskInfo {
+            container: Some(ContainerInfo {
+                r#type: container_info::Type::Mesos.into(),
+                rlimit_info: Some(RLimitInfo {
+                    rlimits: vec![limit],
+                }),
+                ..ContainerInfo::default()
+            }),
+            ..self.shell(script)
+        }
+    }
+
     fn launch(&self, task: TaskInfo) {
         self.send(event::Type::Launch, |event| {
             event.launch = Some(event::Launch { task })
@@ -409,6 +428,19 @@ async fn what_cannot_be_run_is_named() {
         assert_eq!(reason(&failed), Some(Reason::ContainerLaunchFailed));
         assert!(failed.message().contains(program), "{}", failed.message());
     }
+}
+
+#[tokio::test]
+async fn a_task_has_the_limits_it_asks_for_and_may_not_ask_for_nonsense() {
+    let mut agent = Agent::start(None).await;
+    let shows = "test \"$(ulimit -Sn) $(ulimit -Hn)\" = '57 61'";
+    agent.run(agent.limited(shows, 57, 61)).await;
+    agent.expect(TaskState::TaskFinished).await;
+    agent.launch(agent.limited(shows, 61, 57));
+    agent.expect(TaskState::TaskStarting).await;
+    let status = agent.expect(TaskState::TaskFailed).await;
+    assert_eq!(status.reason(), Reason::ContainerLaunchFailed);
+    assert!(status.message().contains("RLMT_NOFILE"), "{status:?}");
 }
 
 #[tokio::test]

@@ -357,3 +357,37 @@ fn tasks_and_executors_run_as_their_user_with_a_sandbox_of_their_own() {
         .unwrap();
     assert!(!user.contains("\t0"), "{user}");
 }
+
+#[test]
+fn a_native_task_has_the_resource_limits_of_its_container() {
+    let cluster = Cluster::start(1);
+    let mut scheduler = Scheduler::subscribe(&cluster.master.address, json!({}));
+    let offer = scheduler.offer();
+    let limits = |soft: u64, hard: u64| {
+        json!({ "type": "MESOS", "rlimit_info": { "rlimits": [
+            { "type": "RLMT_NOFILE", "soft": soft, "hard": hard },
+            { "type": "RLMT_CORE", "soft": 0, "hard": 0 },
+        ] } })
+    };
+    let shows = "test \"$(ulimit -Sn) $(ulimit -Hn) $(ulimit -c)\" = '57 61 0'";
+    let mut limited = Scheduler::task("limited", &offer, shows);
+    limited["container"] = limits(57, 61);
+    let mut nonsense = Scheduler::task("nonsense", &offer, "true");
+    nonsense["container"] = limits(61, 57);
+    scheduler.launch(&offer, &[limited, nonsense]);
+    let mut ended = std::collections::BTreeMap::new();
+    while ended.len() < 2 {
+        let status = scheduler.status();
+        let state = status["state"].as_str().unwrap().to_owned();
+        if state == "TASK_FINISHED" || state == "TASK_FAILED" {
+            let id = status["task_id"]["value"].as_str().unwrap().to_owned();
+            ended.insert(id, (state, status["message"].to_string()));
+        }
+    }
+    assert_eq!(ended["limited"].0, "TASK_FINISHED", "{ended:?}");
+    assert_eq!(ended["nonsense"].0, "TASK_FAILED", "{ended:?}");
+    assert!(
+        ended["nonsense"].1.contains("above its hard one"),
+        "{ended:?}"
+    );
+}

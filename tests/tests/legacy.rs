@@ -246,21 +246,6 @@ fn small_reads_answer_everybody() {
     assert!(script.text().starts_with("show({"));
     assert_eq!(script.header("content-type"), Some("text/javascript"));
     let metrics = get(&cluster, "/metrics/snapshot?timeout=5secs");
-    let runs =
-        |suffix: &str| metrics[format!("allocator/mesos/allocation_run_ms{suffix}")].as_f64();
-    assert!(
-        runs("") > Some(0.0) && runs("/count") >= Some(1.0),
-        "{metrics}"
-    );
-    assert!(
-        runs("/min") <= runs("/p50") && runs("/p50") <= runs("/p99"),
-        "{metrics}"
-    );
-    assert!(
-        metrics["master/event_queue_dispatches"].is_number(),
-        "{metrics}"
-    );
-    assert_eq!(metrics["master/dropped_messages"], 0.0);
     has(
         &metrics,
         &[

@@ -179,6 +179,20 @@ fn an_offer_nobody_answers_is_rescinded_and_made_again_and_counted() {
     assert!(count("sent") >= 2.0);
     assert!(count("rescinded") >= 1.0);
     assert_eq!(count("accepted"), 0.0);
+    let runs = |suffix: &str| {
+        let value = &metrics[format!("allocator/mesos/allocation_run_ms{suffix}")];
+        value.as_f64().unwrap_or(-1.0)
+    };
+    assert!(runs("") > 0.0 && runs("/count") >= 2.0, "{metrics}");
+    assert!(
+        runs("/min") <= runs("/p50") && runs("/p50") <= runs("/p99"),
+        "{metrics}"
+    );
+    assert!(
+        metrics["master/event_queue_dispatches"].is_number(),
+        "{metrics}"
+    );
+    assert_eq!(metrics["master/dropped_messages"], 0.0);
 }
 
 #[test]
