@@ -105,6 +105,20 @@ impl Client {
         self.http.request(method, format!("{}{path}", self.url))
     }
 
+    /// As [`Client::request`], with a query.
+    pub(crate) fn request_with(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&'static str, String)],
+    ) -> anyhow::Result<reqwest::RequestBuilder> {
+        let mut url = reqwest::Url::parse(&format!("{}{path}", self.url))?;
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        Ok(self.http.request(method, url))
+    }
+
     /// The answer, if it is a good one.
     pub(crate) async fn send(
         &self,

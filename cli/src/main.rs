@@ -20,6 +20,7 @@ mod ps;
 mod roles;
 mod run;
 mod sources;
+mod store;
 mod table;
 mod wasm;
 
@@ -60,6 +61,8 @@ enum Command {
     Preinit(preinit::Preinit),
     /// Keep modules and data at the master, for tasks to fetch
     Artifact(artifact::Artifact),
+    /// See and change what tasks keep in the stores of their jobs
+    Store(store::Store),
     /// Run as the wasm executor of one framework (agents start it)
     #[command(hide = true, name = "executor-wasm")]
     ExecutorWasm,
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         Command::Explain(explain) => explain.run(),
         Command::Preinit(preinit) => preinit.run(),
         Command::Artifact(artifact) => artifact.run(),
+        Command::Store(store) => store.run(),
         Command::ExecutorWasm => roles::executor_wasm(),
         Command::ExecutorNative => roles::executor_native(),
         Command::Wall => roles::wall(),

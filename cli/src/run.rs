@@ -42,6 +42,9 @@ mod exit {
     pub(super) const LIMIT: u8 = 209;
 }
 
+/// The label that names the job a task belongs to.
+const JOB_LABEL: &str = "tepui.job";
+
 #[derive(Args, Debug)]
 #[command(
     after_help = "Without FILE the words after -- are a native command: tepui run -- ls -l /\n\n\
@@ -91,9 +94,15 @@ pub(crate) struct Run {
     /// The role whose share it runs in
     #[arg(long, default_value = "*")]
     role: String,
-    /// The task's name; its id begins with it
+    /// The task's name; its id begins with it, and if it serves, guests of the cluster find it by that
     #[arg(long)]
     name: Option<String>,
+    /// The job it belongs to: its guest shares a store with all tasks of the role's job (label tepui.job)
+    #[arg(long, value_parser = parse_job)]
+    job: Option<String>,
+    /// A label of the task; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
+    label: Vec<(String, String)>,
     /// Arguments of the task
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -189,6 +198,23 @@ fn command(words: Vec<String>) -> v1::CommandInfo {
         value: words.first().cloned(),
         arguments: words,
         ..Default::default()
+    }
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((JOB_LABEL, _)) => Err("the label tepui.job is given as --job NAME".to_owned()),
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("a label is given as KEY=VALUE".to_owned()),
+    }
+}
+
+fn parse_job(text: &str) -> Result<String, String> {
+    let most = tepui_model::StoreLimits::default().name;
+    if (1..=most).contains(&text.len()) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("the name of a job has 1 to {most} bytes"))
     }
 }
 
@@ -296,6 +322,35 @@ impl Run {
             ..WasmInfo::default()
         };
         (info != WasmInfo::default()).then_some(info)
+    }
+
+    fn labels(&self) -> Option<v1::Labels> {
+        let job = self.job.iter().map(|job| (JOB_LABEL, job));
+        let others = self.label.iter().map(|(key, value)| (key.as_str(), value));
+        let labels: Vec<_> = job
+            .chain(others)
+            .map(|(key, value)| v1::Label {
+                key: key.to_owned(),
+                value: Some(value.clone()),
+            })
+            .collect();
+        (!labels.is_empty()).then_some(v1::Labels { labels })
+    }
+
+    /// How others in the cluster find what was given a name and serves.
+    fn discovery(&self, body: &Body, port: u64) -> Option<v1::DiscoveryInfo> {
+        self.name.as_ref()?;
+        let port = v1::Port {
+            number: u32::try_from(port).ok()?,
+            protocol: Some("tcp".to_owned()),
+            ..Default::default()
+        };
+        Some(v1::DiscoveryInfo {
+            visibility: v1::discovery_info::Visibility::Cluster.into(),
+            name: Some(body.name.clone()),
+            ports: Some(v1::Ports { ports: vec![port] }),
+            ..Default::default()
+        })
     }
 
     fn task_name(&self, default: &str) -> String {
@@ -587,8 +642,10 @@ impl Job<'_> {
             Choice::Take(at) => {
                 let offer = fitting.swap_remove(at);
                 let mut task = self.task(&offer, mem);
-                task.resources
-                    .extend(self.port(&offer).map(wasm::port_resource));
+                if let Some(port) = self.port(&offer) {
+                    task.resources.push(wasm::port_resource(port));
+                    task.discovery = self.run.discovery(&self.body, port);
+                }
                 self.hostname.clone_from(&offer.hostname);
                 self.scheduler
                     .launch(std::slice::from_ref(&offer.id), vec![task])
@@ -680,6 +737,7 @@ impl Job<'_> {
                 ..Default::default()
             }),
             datasets: self.body.found.datasets.clone(),
+            labels: self.run.labels(),
             max_completion_time: self.run.time.map(|time| v1::DurationInfo {
                 nanoseconds: nanoseconds(time),
             }),
@@ -817,7 +875,9 @@ fn ended_by(status: &v1::TaskStatus) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use super::{ended_by, exit, own_code, parse_cpus, parse_mem, parse_variable, v1};
+    use super::{
+        ended_by, exit, own_code, parse_cpus, parse_job, parse_label, parse_mem, parse_variable, v1,
+    };
 
     #[test]
     fn the_code_of_a_task_that_exited_is_passed_on() {
@@ -872,6 +932,10 @@ mod tests {
         assert!(parse_cpus("NaN").is_err());
         assert!(parse_variable("=x").is_err());
         assert!(parse_variable("x").is_err());
+        assert!(parse_label("=x").is_err() && parse_label("x").is_err());
+        assert_eq!(parse_label("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
+        assert!(parse_label("tepui.job=x").unwrap_err().contains("--job"));
+        assert!(parse_job("").is_err() && parse_job(&"x".repeat(257)).is_err());
         assert_eq!(
             parse_variable("A=b=c"),
             Ok(("A".to_owned(), "b=c".to_owned()))

@@ -156,10 +156,12 @@ impl Core {
             // One that says nothing of its own is as visible as its task.
             .filter(|port| port.visibility.is_none() || is_for(port.visibility()))
             .cloned();
-        let ports: Vec<v1::Port> = match discovery.ports.iter().all(|all| all.ports.is_empty()) {
+        let mut ports: Vec<v1::Port> = match discovery.ports.iter().all(|all| all.ports.is_empty())
+        {
             true => held_ports(&task.wire.resources),
             false => named.collect(),
         };
+        ports.retain(|port| (1..=u32::from(u16::MAX)).contains(&port.number));
         let healthy = task.wire.statuses.last().and_then(|last| last.healthy);
         let rank = match (healthy, self.agents[task.agent].connected) {
             (Some(false), _) => Rank::Unhealthy,

@@ -173,6 +173,7 @@ fn ports_that_are_named_come_before_those_that_are_held() {
         ports: vec![
             port(80, "http", None),
             port(9000, "admin", Some(Visibility::Framework)),
+            port(70_000, "none", None),
         ],
     });
     cluster.serve(
