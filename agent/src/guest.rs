@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::State;
@@ -22,7 +22,7 @@ use crate::questions::{NoAnswer, Questions};
 use crate::request::read_body;
 use crate::site::{Refusal, Site, content_type, text};
 
-/// How long the master may take.
+/// How long an answer may take, the wait for the executor's turn included.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Questions of one executor that are with the master at a time; further ones wait here.
 const UNDER_WAY: usize = 64;
@@ -77,7 +77,7 @@ impl Guests {
         })
     }
 
-    /// Asks the master, which is given its time once it is the executor's turn.
+    /// Asks the master when it is the executor's turn.
     async fn ask(&self, task: GuestTask, call: Call) -> Answer {
         if call.request.encoded_len() > LONGEST_QUESTION {
             return failed(
@@ -99,6 +99,7 @@ impl Guests {
                 "Ask again later: too many questions of this executor wait already",
             );
         };
+        let began = Instant::now();
         let Ok(Some(_turn)) = tokio::time::timeout(PATIENCE, place.turn()).await else {
             return unavailable("Ask again later: too many questions of this executor were before");
         };
@@ -112,7 +113,8 @@ impl Guests {
                 request: call.request,
             })
         };
-        match self.questions.ask(PATIENCE, question).await {
+        let left = PATIENCE.saturating_sub(began.elapsed());
+        match self.questions.ask(left, question).await {
             Ok((_, to_agent::Body::GuestAnswer(answer))) => answer.answer,
             Ok(_) => failed(
                 failure::Code::Unknown,
@@ -182,7 +184,7 @@ pub(crate) async fn guest_call(
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, token)| token.trim().to_owned());
     let body = read_body(body, &headers).await?;
-    let call: Call = proto::from_bytes(body)
+    let call: Call = proto::call_from_bytes(body)
         .map_err(|error| Refusal::bad(format!("Failed to parse body: {error}")))?;
     let (reply, told) = oneshot::channel();
     site.send(Event::Guest {

@@ -99,7 +99,7 @@ fn decode(media: MediaType, bytes: Bytes) -> Result<executor::Call, Refusal> {
     let failed =
         |error: &dyn std::fmt::Display| Refusal::bad(format!("Failed to parse body: {error}"));
     match media {
-        MediaType::Protobuf => proto::from_bytes(bytes).map_err(|error| failed(&error)),
+        MediaType::Protobuf => proto::call_from_bytes(bytes).map_err(|error| failed(&error)),
         _ => media::decode(media, &bytes).map_err(|error| failed(&error)),
     }
 }

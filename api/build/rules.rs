@@ -38,6 +38,7 @@ pub(crate) fn generate(schema: &Schema) -> String {
             "static {constant}: MessageRules = MessageRules {{
     fields: &[{}],
     has_maps: {},
+    size: size_of::<{path}>(),
     default: || prost::Message::encode_to_vec(&{path}::default()),
 }};
 impl Described for {path} {{

@@ -12,6 +12,8 @@ pub use writer::Writer;
 
 use serde_json::Value;
 
+use crate::required::MOST_OF_CALL;
+
 /// What can be written as JSON and read back: all messages of `mesos.v1` and `tepui.v1`, and the scalars in them.
 pub trait Json: Sized {
     fn write_json(&self, writer: &mut Writer);
@@ -45,11 +47,21 @@ pub fn from_slice<M: Json>(bytes: &[u8]) -> Result<M, JsonError> {
     from_value(&value)
 }
 
+/// As [`from_slice`], for what a stranger sent: refused if its messages would take too much memory.
+pub fn call_from_slice<M: Json>(bytes: &[u8]) -> Result<M, JsonError> {
+    let value =
+        serde_json::from_slice(bytes).map_err(|error| JsonError::Syntax(error.to_string()))?;
+    read(&value, Reader::within_bytes(MOST_OF_CALL))
+}
+
 pub fn from_value<M: Json>(value: &Value) -> Result<M, JsonError> {
+    read(value, Reader::within_bytes(usize::MAX))
+}
+
+fn read<M: Json>(value: &Value, mut reader: Reader) -> Result<M, JsonError> {
     if !value.is_object() {
         return Err(JsonError::NotAnObject);
     }
-    let mut reader = Reader::default();
     let message = M::read_json(value, &mut reader)?;
     reader.finish()?;
     Ok(message)

@@ -111,13 +111,14 @@ pub fn encode<M: Json + Message + Described>(media: MediaType, message: &M) -> V
     }
 }
 
+/// The message of a body that a stranger sent: refused if it would take too much memory.
 pub fn decode<M: Json + Message + Default + Described>(
     media: MediaType,
     body: &[u8],
 ) -> Result<M, DecodeError> {
     match media {
-        MediaType::Json => Ok(json::from_slice(body)?),
-        MediaType::Protobuf => Ok(proto::from_slice(body)?),
+        MediaType::Json => Ok(json::call_from_slice(body)?),
+        MediaType::Protobuf => Ok(proto::call_from_slice(body)?),
         MediaType::RecordIo => Err(DecodeError::Records),
     }
 }

@@ -16,6 +16,20 @@ pub fn from_slice<M: Message + Default + Described>(bytes: &[u8]) -> Result<M, R
     M::decode(bytes).map_err(|error| RequiredError::Malformed(error.to_string()))
 }
 
+/// As [`from_slice`], for what a stranger sent: refused if its messages would take too much memory.
+pub fn call_from_slice<M: Message + Default + Described>(bytes: &[u8]) -> Result<M, RequiredError> {
+    required::check_within(bytes, M::rules(), required::MOST_OF_CALL)?;
+    M::decode(bytes).map_err(|error| RequiredError::Malformed(error.to_string()))
+}
+
+/// As [`call_from_slice`], but byte fields share the memory of the input.
+pub fn call_from_bytes<M: Message + Default + Described>(
+    bytes: bytes::Bytes,
+) -> Result<M, RequiredError> {
+    required::check_within(&bytes, M::rules(), required::MOST_OF_CALL)?;
+    M::decode(bytes).map_err(|error| RequiredError::Malformed(error.to_string()))
+}
+
 /// As [`from_slice`], but byte fields share the memory of the input.
 pub fn from_bytes<M: Message + Default + Described>(
     bytes: bytes::Bytes,

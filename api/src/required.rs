@@ -19,6 +19,8 @@ pub struct MessageRules {
     pub(crate) fields: &'static [FieldRule],
     /// Whether there is a map, in this message or further down, whose values have rules.
     pub(crate) has_maps: bool,
+    /// What one takes in memory, without what it points to.
+    size: usize,
     /// The message with nothing set but what must be.
     pub(crate) default: fn() -> Vec<u8>,
 }
@@ -57,6 +59,8 @@ pub enum RequiredError {
         "Failed to parse body into a protobuf message: it is nested deeper than {MAX_DEPTH} levels"
     )]
     TooDeep,
+    #[error("The messages in it would take more than {} MiB of memory; send it in several calls", .0 >> 20)]
+    TooLarge(usize),
 }
 
 /// An error names no more fields than these, however many a hostile body makes us miss.
@@ -64,11 +68,25 @@ pub(crate) const MAX_NAMED: usize = 100;
 /// As deep as prost itself decodes.
 const MAX_DEPTH: usize = 100;
 
+/// What the elements of all lists of one call may take in memory together, in bytes. Two bytes of a body can be an empty
+/// message that takes a thousand times as much.
+pub const MOST_OF_CALL: usize = 128 << 20;
+
 /// Passes what has all its required fields. What is no protobuf at all may pass too: decoding will find out.
 pub fn check(bytes: &[u8], rules: &'static MessageRules) -> Result<(), RequiredError> {
+    check_within(bytes, rules, usize::MAX)
+}
+
+/// As [`check`], for what whose lists take no more than so many bytes of memory.
+pub fn check_within(
+    bytes: &[u8],
+    rules: &'static MessageRules,
+    most: usize,
+) -> Result<(), RequiredError> {
     let mut missing = Vec::new();
     let mut path = String::new();
-    check_message(bytes, rules, &mut path, &mut missing, 0)?;
+    let mut room = Room { most, taken: 0 };
+    check_message(bytes, rules, &mut path, &mut missing, &mut room, 0)?;
     if missing.is_empty() {
         Ok(())
     } else {
@@ -76,17 +94,24 @@ pub fn check(bytes: &[u8], rules: &'static MessageRules) -> Result<(), RequiredE
     }
 }
 
+/// How much memory lists take, and may.
+struct Room {
+    most: usize,
+    taken: usize,
+}
+
 fn check_message(
     bytes: &[u8],
     rules: &'static MessageRules,
     path: &mut String,
     missing: &mut Vec<String>,
+    room: &mut Room,
     depth: usize,
 ) -> Result<(), RequiredError> {
     if depth > MAX_DEPTH {
         return Err(RequiredError::TooDeep);
     }
-    let Found { present, inner } = scan(bytes, rules)?;
+    let Found { present, inner } = scan(bytes, rules, room)?;
     for (index, rule) in rules.fields.iter().enumerate() {
         if rule.presence == Presence::Required
             && present & 1 << index == 0
@@ -114,10 +139,10 @@ fn check_message(
                 // A singular message may come in pieces, and the pieces make one message when put together.
                 let first = of_field.next().unwrap_or_default();
                 if of_field.peek().is_none() {
-                    check_message(first, content, path, missing, depth + 1)?;
+                    check_message(first, content, path, missing, room, depth + 1)?;
                 } else {
                     let whole: Vec<u8> = first.iter().chain(of_field.flatten()).copied().collect();
-                    check_message(&whole, content, path, missing, depth + 1)?;
+                    check_message(&whole, content, path, missing, room, depth + 1)?;
                 }
             }
             Presence::Repeated | Presence::Map => {
@@ -132,7 +157,7 @@ fn check_message(
                         (position.to_string(), bytes)
                     };
                     path.push_str(&format!("[{label}]"));
-                    check_message(bytes, content, path, missing, depth + 1)?;
+                    check_message(bytes, content, path, missing, room, depth + 1)?;
                     path.truncate(field_length);
                 }
             }
@@ -150,13 +175,21 @@ struct Found<'a> {
     inner: Vec<(usize, &'a [u8])>,
 }
 
-fn scan<'a>(mut bytes: &'a [u8], rules: &MessageRules) -> Result<Found<'a>, RequiredError> {
+fn scan<'a>(
+    mut bytes: &'a [u8],
+    rules: &MessageRules,
+    room: &mut Room,
+) -> Result<Found<'a>, RequiredError> {
     let (mut present, mut inner) = (0_u64, Vec::new());
     while bytes.has_remaining() {
         let (number, wire_type) = decode_key(&mut bytes).map_err(malformed)?;
         let rule = rules.fields.iter().position(|rule| rule.number == number);
         match rule.map(|index| (index, &rules.fields[index].content)) {
-            Some((index, Content::Message(_))) if wire_type == WireType::LengthDelimited => {
+            Some((index, Content::Message(content))) if wire_type == WireType::LengthDelimited => {
+                room.taken = room.taken.saturating_add(content.size);
+                if room.taken > room.most {
+                    return Err(RequiredError::TooLarge(room.most));
+                }
                 inner.push((index, delimited(&mut bytes)?));
                 present |= 1 << index;
             }

@@ -6,7 +6,7 @@
 )]
 
 use prost::Message;
-use tepui_api::required::RequiredError;
+use tepui_api::required::{MOST_OF_CALL, RequiredError};
 use tepui_api::v1::scheduler::{Call, call};
 use tepui_api::{MediaType, link, media, proto, v1};
 
@@ -195,4 +195,44 @@ fn an_error_stays_short_however_much_is_missing() {
     let text = format!(r#"{{"tasks":[{}{{}}]}}"#, "{},".repeat(100_000));
     let error = tepui_api::json::from_slice::<v1::TaskGroupInfo>(text.as_bytes()).unwrap_err();
     assert_eq!(error.to_string().split(", ").count(), 100);
+}
+
+/// An ACCEPT of so many operations that say nothing, two bytes each.
+fn empty_operations(count: usize) -> Vec<u8> {
+    let accept = call::Accept {
+        operations: vec![v1::offer::Operation::default(); count],
+        ..call::Accept::default()
+    };
+    let call = Call {
+        r#type: Some(call::Type::Accept.into()),
+        accept: Some(accept),
+        ..Call::default()
+    };
+    call.encode_to_vec()
+}
+
+#[test]
+fn a_small_body_cannot_ask_for_a_lot_of_memory() {
+    let fits = MOST_OF_CALL / size_of::<v1::offer::Operation>() - 1;
+    let small = empty_operations(fits);
+    assert!(small.len() < MOST_OF_CALL / 100, "{} bytes", small.len());
+    media::decode::<Call>(MediaType::Protobuf, &small).unwrap();
+    let large = empty_operations(fits + 10);
+    let refused = media::decode::<Call>(MediaType::Protobuf, &large).unwrap_err();
+    assert!(refused.to_string().contains("128 MiB"), "{refused}");
+    assert_eq!(
+        proto::call_from_bytes::<Call>(large.into()),
+        Err(RequiredError::TooLarge(MOST_OF_CALL))
+    );
+    let json = |count: usize| {
+        let operations = vec!["{}"; count].join(",");
+        format!(r#"{{"type": "ACCEPT", "accept": {{"operations": [{operations}]}}}}"#)
+    };
+    media::decode::<Call>(MediaType::Json, json(fits).as_bytes()).unwrap();
+    let refused = media::decode::<Call>(MediaType::Json, json(fits + 10).as_bytes());
+    let refused = refused.unwrap_err().to_string();
+    assert!(
+        refused.starts_with("accept.operations: ") && refused.contains("128 MiB"),
+        "{refused}"
+    );
 }

@@ -256,7 +256,14 @@ fn in_role(text: &mut String, role: &Value) {
         format!("in role {name}: share {}, {how}", percent(&role["share"])),
     );
     path(text, &role["path"]);
-    if role["room"].is_object() {
+    if role["room_hidden"] == Value::Bool(true) {
+        line(
+            text,
+            2,
+            "may be given now: hidden, since it comes of quotas you may not see (get_quotas)"
+                .to_owned(),
+        );
+    } else if role["room"].is_object() {
         line(
             text,
             2,
@@ -363,6 +370,15 @@ mod tests {
         assert!(twin.contains("f3, f4"), "{twin}");
         let none = find(&state, "none").unwrap_err().to_string();
         assert!(none.contains("tepui ps"), "{none}");
+    }
+
+    #[test]
+    fn what_is_hidden_is_said_to_be() {
+        let answer = json!({ "frameworks": [{ "id": "f1", "name": "web", "roles": [{
+            "role": "eng", "room": null, "room_hidden": true, "path": [], "agents": [],
+        }]}]});
+        let text = told(&answer);
+        assert!(text.contains("may be given now: hidden"), "{text}");
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub(crate) struct Answer {
     pub(crate) omitted: usize,
     pub(crate) frameworks: Frameworks,
     pub(crate) told: Vec<Told>,
+    /// There are quotas that the caller may not see.
+    pub(crate) hides_quotas: bool,
     /// How many agents, offers and refusals are named.
     pub(crate) most: usize,
     pub(crate) wall_ns: i64,
@@ -95,6 +97,10 @@ async fn explain(shared: &Shared, parameters: &Parameters) -> Result<Vec<u8>, Re
         frameworks.push((framework, standing));
     }
     let told = obstacles(shared, &parties).await?;
+    let seen = Arc::clone(&view.quotas);
+    let hides_quotas = shared
+        .ask(move |core, _| core.has_quotas_beside(&seen))
+        .await?;
     let answer = Answer {
         view,
         path,
@@ -102,6 +108,7 @@ async fn explain(shared: &Shared, parameters: &Parameters) -> Result<Vec<u8>, Re
         omitted,
         frameworks,
         told,
+        hides_quotas,
         most,
         wall_ns: wall_ns(),
     };

@@ -110,6 +110,8 @@ fn refusals(answer: &Answer, standing: &FrameworkStanding) -> Value {
 }
 
 fn role_json(answer: &Answer, party: usize, role: &Role, standing: &Standing) -> Value {
+    // It comes of all quotas, and tells of those that are not the caller's to see.
+    let room = standing.room.as_ref().filter(|_| !answer.hides_quotas);
     json!({
         "role": role.as_str(),
         "asking": standing.is_asking,
@@ -118,7 +120,8 @@ fn role_json(answer: &Answer, party: usize, role: &Role, standing: &Standing) ->
         "dominant_resource": standing.dominant.as_deref(),
         "fair_share": standing.fair_share,
         "held": quantities(&standing.held),
-        "room": standing.room.as_ref().map(quantities),
+        "room": room.map(quantities),
+        "room_hidden": answer.hides_quotas,
         "path": path_json(&standing.path, &answer.view),
         "agents": agents(answer, party),
     })

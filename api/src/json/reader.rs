@@ -36,6 +36,10 @@ pub enum JsonError {
     },
     #[error("{path}: '{name}' is not one of the names known for this field")]
     EnumName { path: String, name: String },
+    #[error(
+        "{path}: the messages of this body would take more than {most} MiB of memory; send it in several calls"
+    )]
+    TooLarge { path: String, most: usize },
     #[error("Missing required fields: {}", .0.join(", "))]
     MissingRequired(Vec<String>),
 }
@@ -44,10 +48,13 @@ pub enum JsonError {
 const QUOTED_CHARACTERS: usize = 60;
 
 /// Where the reader is in the body, and which required fields it has missed so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Reader {
     path: Vec<Step>,
     missing: Vec<String>,
+    /// What lists may take in memory, and do.
+    most: usize,
+    taken: usize,
 }
 
 #[derive(Debug)]
@@ -60,6 +67,29 @@ enum Step {
 type Object = Map<String, Value>;
 
 impl Reader {
+    /// For a body whose lists may take so much memory together.
+    pub(super) fn within_bytes(most: usize) -> Self {
+        Self {
+            path: Vec::new(),
+            missing: Vec::new(),
+            most,
+            taken: 0,
+        }
+    }
+
+    /// Makes sure of the memory for so many elements.
+    fn take_room<T>(&mut self, elements: usize) -> Result<(), JsonError> {
+        let wanted = elements.saturating_mul(size_of::<T>());
+        self.taken = self.taken.saturating_add(wanted);
+        if self.taken > self.most {
+            return Err(JsonError::TooLarge {
+                path: self.here(),
+                most: self.most >> 20,
+            });
+        }
+        Ok(())
+    }
+
     pub fn object<'a>(&self, value: &'a Value) -> Result<&'a Object, JsonError> {
         value
             .as_object()
@@ -118,7 +148,9 @@ impl Reader {
         };
         self.within(Step::Field(name), |reader| {
             let mut entries = BTreeMap::new();
-            for (key, value) in reader.object(value)? {
+            let object = reader.object(value)?;
+            reader.take_room::<(String, T)>(object.len())?;
+            for (key, value) in object {
                 if !value.is_null() {
                     let value = reader
                         .within(Step::Key(key.clone()), |reader| T::read_json(value, reader))?;
@@ -190,8 +222,9 @@ impl Reader {
             Some(Value::Array(values)) => values.as_slice(),
             Some(value) => std::slice::from_ref(value),
         };
-        let mut elements = Vec::with_capacity(values.len());
         self.path.push(Step::Field(name));
+        self.take_room::<T>(values.len())?;
+        let mut elements = Vec::with_capacity(values.len());
         for (index, value) in values.iter().enumerate() {
             if !value.is_null() {
                 elements.extend(self.within(Step::Index(index), |reader| read(value, reader))?);

@@ -16,6 +16,9 @@ use crate::keys::FrameworkKey;
 use crate::throttle::Waiting;
 use crate::wire;
 
+/// Operations of one ACCEPT.
+const MOST_OPERATIONS: usize = 10_000;
+
 /// Why a call is not carried out: an HTTP status and the sentence that goes with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CallRefused {
@@ -51,6 +54,10 @@ pub(crate) enum CallRefused {
     FrameworkInfo(String),
     #[error("Message {call} dropped: capacity({capacity}) exceeded")]
     Capacity { call: &'static str, capacity: u64 },
+    #[error(
+        "This ACCEPT has {operations} operations; one may have {MOST_OPERATIONS} at most, so send the rest in further calls"
+    )]
+    Operations { operations: usize },
     #[error("Updating the framework's {field} is not allowed")]
     Fixed { field: &'static str },
 }
@@ -318,7 +325,13 @@ impl Core {
 
 fn check_form(call_type: call::Type, call: &Call) -> Result<(), CallRefused> {
     match call_type {
-        call::Type::Accept => present("accept", call.accept.as_ref()).map(drop),
+        call::Type::Accept => {
+            let operations = present("accept", call.accept.as_ref())?.operations.len();
+            if operations > MOST_OPERATIONS {
+                return Err(CallRefused::Operations { operations });
+            }
+            Ok(())
+        }
         call::Type::Decline => present("decline", call.decline.as_ref()).map(drop),
         call::Type::AcceptInverseOffers => {
             present("accept_inverse_offers", call.accept_inverse_offers.as_ref()).map(drop)

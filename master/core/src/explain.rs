@@ -3,10 +3,11 @@
 //! Questions are put to the core as it is, by whoever owns it. None of them takes longer than its bound says, so a
 //! question about many agents is asked piece by piece.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tepui_allocator::{Level, Obstacle, Standing};
+use tepui_allocator::{Level, Obstacle, Quota, Standing};
 use tepui_model::{FrameworkId, Resources, Role, Tick};
 
 use crate::core::Core;
@@ -67,6 +68,11 @@ pub struct Starvation {
 }
 
 impl Core {
+    /// Whether there are quotas beside these.
+    pub fn has_quotas_beside(&self, seen: &BTreeMap<Role, Quota>) -> bool {
+        self.quotas.keys().any(|role| !seen.contains_key(role))
+    }
+
     /// A framework in all of its roles.
     pub fn parties_of(&self, framework: &FrameworkId) -> Vec<Party> {
         let Some(&key) = self.framework_by_id.get(framework) else {

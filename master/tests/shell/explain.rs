@@ -217,3 +217,33 @@ async fn what_a_caller_may_not_see_is_not_explained() {
     let answer = explain(at, "role=a").await;
     assert_eq!(answer["frameworks"], json!([]));
 }
+
+#[tokio::test]
+async fn what_quotas_leave_is_hidden_from_those_who_may_not_see_them() {
+    let acls = json!({ "get_quotas": [
+        { "principals": { "type": "NONE" }, "roles": { "values": ["secret"] } },
+    ]});
+    let acls = Acls::parse(&acls.to_string()).unwrap();
+    let master = master_with(|config| config.core.acls = Arc::new(acls)).await;
+    let at = master.running.address();
+    let (_agent, _) = FakeAgent::register(at).await;
+    let _waiting = Subscription::open(at, &subscribe("waiting", "root", "eng")).await;
+    let role = |answer: &Value| answer["frameworks"][0]["roles"][0].clone();
+    let limit = |role: &str| {
+        json!({ "type": "UPDATE_QUOTA", "update_quota": { "quota_configs": [
+            { "role": role, "limits": { "cpus": { "value": 1 } } },
+        ]}})
+    };
+    change(at, &limit("eng")).await;
+    let seen = role(&explain(at, "framework=waiting").await);
+    assert!(
+        seen["room"].is_object() && seen["room_hidden"] == false,
+        "{seen}"
+    );
+    change(at, &limit("secret")).await;
+    let hidden = role(&explain(at, "framework=waiting").await);
+    assert_eq!(
+        (&hidden["room"], &hidden["room_hidden"]),
+        (&Value::Null, &json!(true))
+    );
+}

@@ -707,3 +707,24 @@ fn operators_set_weights_and_tear_frameworks_down() {
     cluster.restart();
     assert_eq!(weight_of_a(&cluster), Some(2.5));
 }
+
+#[test]
+fn an_accept_has_so_many_operations_and_no_more() {
+    let mut cluster = Cluster::new();
+    cluster.agent("cpus:4;mem:1024");
+    let scheduler = cluster.subscribe(info("one"));
+    let offers = cluster.offers(&scheduler);
+    let empty = |count| vec![v1::offer::Operation::default(); count];
+    let refused = cluster.call(&scheduler, accept(&offers, empty(10_001), None));
+    let (status, message) = refusal(&refused);
+    assert_eq!(status, 400);
+    assert!(
+        message.contains("10001") && message.contains("10000"),
+        "{message}"
+    );
+    // Nothing has happened to the offers.
+    assert_eq!(cluster.view().offers.len(), 1);
+    let taken = cluster.call(&scheduler, accept(&offers, empty(10_000), None));
+    assert_eq!(taken, Answer::Accepted);
+    assert_eq!(cluster.view().offers.len(), 0);
+}

@@ -380,6 +380,12 @@ impl World {
                 let volume = estate::some_volume(self.random.below(100), &same);
                 task.resources.extend(volume);
             }
+            if self.launched.is_multiple_of(3) {
+                task.discovery = Some(v1::DiscoveryInfo {
+                    name: Some(format!("service{}", self.launched % 4)),
+                    ..v1::DiscoveryInfo::default()
+                });
+            }
             tasks.push(task);
         }
         let first_operation = if self.random.below(4) == 0 {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tepui_access::Acls;
 use tepui_api::guest::{self, answer, failure, request};
 use tepui_api::link::{self, to_agent, to_master};
-use tepui_model::StoreLimits;
+use tepui_model::{Generator, StoreLimits};
 
 use super::harness::*;
 use crate::{
@@ -474,16 +474,11 @@ fn a_key_of_the_registry_that_makes_no_sense_is_named() {
     }
 }
 
-/// Splitmix, as elsewhere.
-struct Chance(u64);
+struct Chance(Generator);
 
 impl Chance {
     fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
+        self.0.number() % limit
     }
 }
 
@@ -508,7 +503,7 @@ enum Asked {
 #[test]
 fn crashes_lose_nothing_that_was_told() {
     for seed in 0..40 {
-        let mut chance = Chance(seed);
+        let mut chance = Chance(Generator::new(seed));
         let mut cluster = Cluster::new();
         let mut agent = cluster.agent(MACHINE);
         let mut known = Known::default();
