@@ -77,14 +77,34 @@ enum Command {
     Compile(roles::Compile),
 }
 
+/// Keeps the allocator from giving each of a server's many threads an area of its own: what one task needed for a moment would
+/// stay with the process once for each of them. Must be called while there is one thread.
+fn share_memory_areas() {
+    #[cfg(target_env = "gnu")]
+    {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let areas = i32::try_from(cpus).unwrap_or(i32::MAX).max(2);
+        // SAFETY: the call takes two numbers and changes a setting of the allocator.
+        if unsafe { libc::mallopt(libc::M_ARENA_MAX, areas) } == 0 {
+            tracing::debug!("the allocator does not limit its areas");
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse_from(roles::from_mesos(std::env::args_os()));
     // The one crypto provider; building an HTTPS client without it would panic.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let result = match arguments.command {
         Command::Dev(dev) => dev.run(),
-        Command::Master(master) => master.run(),
-        Command::Agent(agent) => agent.run(),
+        Command::Master(master) => {
+            share_memory_areas();
+            master.run()
+        }
+        Command::Agent(agent) => {
+            share_memory_areas();
+            agent.run()
+        }
         Command::Run(run) => run.run(),
         Command::Ps(ps) => ps.run(),
         Command::Logs(logs) => logs.run(),

@@ -19,6 +19,7 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wizer::{ComponentInstanceState, InstanceState, SnapshotVal, ValType, Wizer};
 
+use crate::ending::place;
 use crate::engines::STACK_BYTES;
 use crate::spec::Volume;
 use crate::world::Shape;
@@ -264,13 +265,14 @@ impl Preinit {
                 "it exited with status {status}; an initialising function returns"
             ));
         }
-        let told = format!("{error:#}");
-        let hint = if told.contains("memory") && told.contains("limit") {
-            format!(" (it may use {})", format_bytes(self.memory as u64))
-        } else {
-            String::new()
+        // What went wrong comes first, then where.
+        let cause = error.root_cause().to_string();
+        let hint = match cause.contains("growing memory") {
+            true => format!(" (it may use {})", format_bytes(self.memory as u64)),
+            false => String::new(),
         };
-        PreinitError::Failed(format!("{told}{hint}"))
+        let told = format!("{cause}{hint}\n{}", place(error));
+        PreinitError::Failed(told.trim_end().to_owned())
     }
 }
 

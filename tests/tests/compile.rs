@@ -26,6 +26,11 @@ fn section(id: u8, content: &[u8]) -> Vec<u8> {
 
 /// A module of so many functions of `steps` additions each; `_start` calls the first three times and leaves.
 fn large(functions: usize, steps: usize) -> Vec<u8> {
+    large_with(functions, steps, &[0x10, 0, 0x10, 0, 0x10, 0])
+}
+
+/// The same with that in `_start`.
+fn large_with(functions: usize, steps: usize, start: &[u8]) -> Vec<u8> {
     let types = [1, 0x60, 0, 0];
     let indices = [leb(functions + 1), vec![0; functions + 1]].concat();
     let exports = [&[1, 6][..], b"_start", &[0], &leb(functions)].concat();
@@ -48,8 +53,9 @@ fn large(functions: usize, steps: usize) -> Vec<u8> {
     // One local, an i32.
     let body = [&[1, 1, 0x7f][..], &step, &[0x0b]].concat();
     let body = [leb(body.len()), body].concat();
-    let start = [8, 0, 0x10, 0, 0x10, 0, 0x10, 0, 0x0b];
-    let code = [leb(functions + 1), body.repeat(functions), start.to_vec()].concat();
+    let start = [&[0][..], start, &[0x0b]].concat();
+    let start = [leb(start.len()), start].concat();
+    let code = [leb(functions + 1), body.repeat(functions), start].concat();
     [
         b"\0asm\x01\0\0\0".to_vec(),
         section(1, &types),
@@ -209,4 +215,21 @@ fn where_a_bomb_is_given_up_its_native_body_runs() {
         "runs its native body: the wasm body cannot run: compiling the module took longer than 2 s";
     assert!(message.starts_with(why), "{message}");
     scheduler.until("bomb", "TASK_FINISHED");
+}
+
+#[test]
+fn quickly_made_code_leaves_a_core_dump_too() {
+    let cluster = Cluster::start(1);
+    let module = cluster.folder.path().join("traps.wasm");
+    std::fs::write(&module, large_with(1_000, 200, &[0x10, 0, 0])).unwrap();
+    let ended = cluster.tepui(&["run", "--coredump", &module.display().to_string()]);
+    assert_eq!(ended.code, 204, "{ended:?}");
+    assert!(
+        compiled(&cluster)
+            .iter()
+            .any(|name| name.ends_with("-baseline.cwasm"))
+    );
+    assert!(ended.stderr.contains("compiled the module in"), "{ended:?}");
+    let told = "coredump.wasm in the sandbox: ";
+    assert!(ended.stderr.contains(told), "{ended:?}");
 }

@@ -85,3 +85,80 @@ fn a_preinitialised_module_burns_less_and_says_the_same() {
     assert_eq!(same, text);
     assert!(less < fuel / 100.0, "{less} of {fuel}");
 }
+
+/// Ends well if it was prepared before it was started.
+const COMPONENT: &str = r#"(component
+  (core module $m
+    (memory (export "memory") 1)
+    (global $ready (mut i32) (i32.const 1))
+    (func (export "prepare") (global.set $ready (i32.const 0)) (i32.store (i32.const 8) (i32.const 7)))
+    (func (export "run") (result i32)
+      (if (i32.eqz (global.get $ready))
+        (then (if (i32.ne (i32.load (i32.const 8)) (i32.const 7)) (then unreachable))))
+      (global.get $ready)))
+  (core instance $i (instantiate $m))
+  (func (export "prepare") (canon lift (core func $i "prepare")))
+  (func $run (result (result)) (canon lift (core func $i "run")))
+  (instance $cli (export "run" (func $run)))
+  (export "wasi:cli/run@0.2.0" (instance $cli)))"#;
+
+#[test]
+fn a_component_is_initialised_as_well() {
+    let cluster = Cluster::start(1);
+    let path = |name: &str| cluster.folder.path().join(name).display().to_string();
+    let (input, output) = (path("component.wat"), path("component.wasm"));
+    std::fs::write(&input, COMPONENT).unwrap();
+    assert_eq!(cluster.tepui(&["run", &input]).code, 1, "nothing is ready");
+    let words = ["preinit", &input, "-o", &output, "--init-func", "prepare"];
+    let done = cluster.tepui(&[&words[..], &["--keep-init-func"]].concat());
+    assert_eq!(done.code, 0, "{done:?}");
+    let ended = cluster.tepui(&["run", &output]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+}
+
+#[test]
+fn what_cannot_be_initialised_is_refused_in_words() {
+    let cluster = Cluster::master_alone(&[]);
+    let path = |name: &str| cluster.folder.path().join(name).display().to_string();
+    let output = path("out.wasm");
+    let refused = |text: &str, more: &[&str]| {
+        let input = path("in.wat");
+        std::fs::write(&input, text).unwrap();
+        let words = ["preinit", &input, "-o", &output, "--init-func", "go"];
+        let ended = cluster.tepui(&[&words[..], more].concat());
+        assert_eq!(ended.code, 1, "{ended:?}");
+        assert!(!Path::new(&output).exists());
+        ended.stderr
+    };
+    for (text, more, why) in [
+        ("no module", &[][..], "the module is not valid"),
+        (
+            r#"(module (func (export "go") (loop $on (br $on))))"#,
+            &["--time", "300ms"],
+            "the initialisation was not over after 300ms",
+        ),
+        (
+            r#"(module (memory 1) (func (export "go") (drop (memory.grow (i32.const 2000)))))"#,
+            &["--mem", "64MB"],
+            "64 MiB",
+        ),
+        (
+            r#"(module (import "tepui" "x" (func $x)) (func (export "go") (call $x)))"#,
+            &[],
+            "unknown import",
+        ),
+        (
+            r#"(module (table 1 funcref) (func (export "go") (table.set (i32.const 0) (ref.null func))))"#,
+            &[],
+            "no image can be taken of this module",
+        ),
+        (
+            r#"(module (func (export "go") unreachable))"#,
+            &[],
+            "the initialisation failed",
+        ),
+    ] {
+        let told = refused(text, more);
+        assert!(told.contains(why), "{told}");
+    }
+}
