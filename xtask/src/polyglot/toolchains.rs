@@ -228,3 +228,18 @@ pub(super) fn zig(out: &Path) -> anyhow::Result<Command> {
     command.env("ZIG_LOCAL_CACHE_DIR", tools.join("local-cache"));
     Ok(command)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::as_version;
+
+    #[test]
+    fn interfaces_are_called_an_older_version_without_later_marks() {
+        let text = "package wasi:cli@0.2.12;\n@since(version = 0.2.0)\n@since(version = 0.2.12)\n@since(version = 0.2.1)\n";
+        assert_eq!(
+            as_version(text, "0.2.12", "0.2.10").expect("both are versions"),
+            "package wasi:cli@0.2.10;\n@since(version = 0.2.0)\n\n@since(version = 0.2.1)\n"
+        );
+        assert!(as_version(text, "newest", "0.2.10").is_err());
+    }
+}
