@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::Command;
 
-use tepui_wall::Identity;
+use tepui_wall::{Identity, ReadOnly};
 
 /// All groups of all agents of this machine are below this one.
 const ROOT: &str = "tepui";
@@ -324,9 +324,15 @@ impl Group {
     }
 }
 
-/// Makes the command lead a session of its own, in the groups whose files these are, as somebody else if that is asked for.
-pub(crate) fn set_apart(command: &mut Command, joins: Vec<File>, identity: Option<Identity>) {
-    // SAFETY: between fork and exec only setsid, write on descriptors opened before and the changes of user are
+/// Makes the command lead a session of its own, in the groups whose files these are, seeing these directories read-only, as
+/// somebody else if that is asked for.
+pub(crate) fn set_apart(
+    command: &mut Command,
+    joins: Vec<File>,
+    read_only: ReadOnly,
+    identity: Option<Identity>,
+) {
+    // SAFETY: between fork and exec only setsid, write on descriptors opened before, mounts and the changes of user are
     // called: plain system calls that neither allocate nor take locks.
     unsafe {
         command.pre_exec(move || {
@@ -336,6 +342,7 @@ pub(crate) fn set_apart(command: &mut Command, joins: Vec<File>, identity: Optio
             for mut file in &joins {
                 file.write_all(b"0")?;
             }
+            read_only.show()?;
             identity.as_ref().map_or(Ok(()), Identity::assume)
         });
     }

@@ -15,18 +15,21 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tepui_agent_core::{ExecutorKind, ExecutorRef, ExecutorView, Input, Limitation};
+use tepui_agent_core::{ExecutorKind, ExecutorRef, ExecutorView, Input, Limitation, volumes_of};
+use tepui_api::ext::launch_plan;
 use tepui_api::v1::{self, task_status::Reason};
 use tepui_model::{Resources, format_bytes};
-use tepui_wall::{Identity, Plan};
+use tepui_wall::{Identity, Plan, ReadOnly};
 use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::confine::Directory;
 use crate::containment::{Group, Layout, Limits, set_apart};
 use crate::environment::{DEFAULT_PATH, Executor, Surroundings, agent_of};
 use crate::owner::Event;
+use crate::persistent;
 use crate::prepare::{Preparer, add_variables};
 use crate::sandbox;
 use crate::tenants::TenantError;
@@ -115,6 +118,8 @@ enum StartError {
     User(#[from] UserError),
     #[error(transparent)]
     Tenant(#[from] TenantError),
+    #[error("the executor's volume cannot be shown to it: {0}")]
+    Volume(String),
     #[error("the executor has no command")]
     NoCommand,
     #[error("the executor's cgroup could not be made: {0}")]
@@ -506,8 +511,35 @@ impl Shared {
             .stdin(Stdio::null())
             .stdout(output("stdout").map_err(failed)?)
             .stderr(output("stderr").map_err(failed)?);
-        set_apart(&mut command, joins, identity);
+        set_apart(&mut command, joins, self.read_only(order, &path)?, identity);
         command.spawn().map_err(failed)
+    }
+
+    /// The volumes that a framework's own executor has read-only, with the places for them in its sandbox.
+    fn read_only(&self, order: &StartOrder, sandbox: &Path) -> Result<ReadOnly, StartError> {
+        let mut shown = ReadOnly::default();
+        if order.kind != ExecutorKind::Custom {
+            return Ok(shown);
+        }
+        let volumes = volumes_of(&order.info.resources);
+        for volume in volumes.iter().filter(|volume| volume.read_only) {
+            if !nix::unistd::geteuid().is_root() {
+                let path = &volume.container_path;
+                let why =
+                    format!("{path} is to be read-only, which takes an agent that runs as root");
+                return Err(StartError::Volume(why));
+            }
+            let failed = |error: io::Error| StartError::Volume(error.to_string());
+            let place = persistent::relative(&volume.container_path, launch_plan::Body::Native);
+            let place = place.map_err(|error| StartError::Volume(error.to_string()))?;
+            let source = self.settings.work_dir.join(&volume.directory.path);
+            std::fs::create_dir_all(&source).map_err(failed)?;
+            let made =
+                Directory::open(sandbox).and_then(|within| within.create_directories(&place));
+            made.map_err(failed)?;
+            shown.add(&source, &sandbox.join(place)).map_err(failed)?;
+        }
+        Ok(shown)
     }
 
     /// What the executor shuts itself in with: ours for wasm, which starts as the agent's user and lays that down.

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -17,7 +16,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use tepui_api::ext::launch_plan::Mount;
 use tepui_api::v1::RLimitInfo;
-use tepui_wall::{Identity, IdentityError};
+use tepui_wall::{Identity, IdentityError, ReadOnly};
 use tokio::signal::unix::Signal as Signals;
 use tokio::sync::oneshot;
 
@@ -109,7 +108,7 @@ pub(crate) fn start(
         for door in &doors {
             enter(door)?;
         }
-        mount_read_only(&read_only)?;
+        read_only.show()?;
         lead_session()?;
         // While it may still be allowed more than its user.
         for limit in &rlimits {
@@ -132,11 +131,8 @@ pub(crate) fn start(
 }
 
 /// Makes volumes the task's to write to. Returns those that it must not, with where it wants them.
-fn give_volumes(
-    start: &Start<'_>,
-    identity: Option<&Identity>,
-) -> Result<Vec<(CString, CString)>, StartError> {
-    let mut read_only = Vec::new();
+fn give_volumes(start: &Start<'_>, identity: Option<&Identity>) -> Result<ReadOnly, StartError> {
+    let mut read_only = ReadOnly::default();
     for mount in start.mounts {
         let host_path = Path::new(&mount.host_path);
         let failed = |source| StartError::File {
@@ -156,47 +152,9 @@ fn give_volumes(
             return Err(StartError::ReadOnly { path });
         }
         let target = start.sandbox.join(&mount.container_path);
-        let name = |path: &Path| {
-            CString::new(path.as_os_str().as_bytes()).map_err(|_| failed(Errno::EINVAL.into()))
-        };
-        read_only.push((name(host_path)?, name(&target)?));
+        read_only.add(host_path, &target).map_err(failed)?;
     }
     Ok(read_only)
-}
-
-/// Shows directories at places of which only the calling process and its children know. Async-signal-safe.
-fn mount_read_only(mounts: &[(CString, CString)]) -> io::Result<()> {
-    if mounts.is_empty() {
-        return Ok(());
-    }
-    let mount = |source: *const libc::c_char, target: &CStr, flags| {
-        // SAFETY: the paths are C strings or null, as the call allows.
-        let done = unsafe {
-            libc::mount(
-                source,
-                target.as_ptr(),
-                std::ptr::null(),
-                flags,
-                std::ptr::null(),
-            )
-        };
-        match done {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    };
-    // SAFETY: it takes a number.
-    if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // What is mounted from here on stays here.
-    mount(std::ptr::null(), c"/", libc::MS_REC | libc::MS_SLAVE)?;
-    for (source, target) in mounts {
-        mount(source.as_ptr(), target, libc::MS_BIND)?;
-        let flags = libc::MS_BIND | libc::MS_REMOUNT | libc::MS_RDONLY;
-        mount(std::ptr::null(), target, flags)?;
-    }
-    Ok(())
 }
 
 fn give(path: &Path, identity: Option<&Identity>) -> io::Result<()> {

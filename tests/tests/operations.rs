@@ -667,3 +667,60 @@ fn a_reservation_outlives_the_crash_of_its_master() {
         "OPERATION_ERROR"
     );
 }
+
+#[test]
+fn a_frameworks_own_executor_sees_its_read_only_volume_and_cannot_write_to_it() {
+    let cluster = Cluster::start(1);
+    let mut scheduler = subscribe(&cluster, json!({}));
+    let offer = scheduler.offer();
+    let of_executor = volume("v1", 64.0);
+    let mut filling = Scheduler::task("fills", &offer, "echo there > data/file");
+    filling["resources"] = json!([scalar("cpus", 0.1), scalar("mem", 32.0), of_executor]);
+    let operations = [
+        reserve(&[reserved("disk", 64.0)]),
+        create(std::slice::from_ref(&of_executor)),
+        launch(&[filling]),
+    ];
+    accept(&scheduler, &offer, &operations, 0.0);
+    finished(&mut scheduler, "fills");
+    let offer = offer_with(&mut scheduler, "the volume again", |resources| {
+        let is_it = |one: &Value| one["disk"]["persistence"]["id"] == "v1";
+        let room = amount(resources, "cpus", None) >= 0.2 && amount(resources, "mem", None) >= 64.0;
+        room && resources.as_array().unwrap().iter().any(is_it)
+    });
+    let looks = "cat data/file; echo more > data/file || echo refused; sleep 1000";
+    let mut executor = scheduler.custom_executor("own", looks);
+    let mut read_only = of_executor;
+    read_only["disk"]["volume"]["mode"] = json!("RO");
+    let held = executor["resources"].as_array_mut().unwrap();
+    held.retain(|resource| resource["name"] != "disk");
+    held.push(read_only);
+    let task = Scheduler::executor_task("t", &offer, &executor);
+    accept(&scheduler, &offer, &[launch(&[task])], 0.0);
+    let place = cluster.folder.path().join("agent-1");
+    wait_until("the executor to have looked", || {
+        let said = files_named(&place, "stdout");
+        let said = said.iter().find(|text| text.contains("refused"))?;
+        assert_eq!(said, "there\nrefused\n");
+        Some(())
+    });
+    let kept = std::fs::read_to_string(volume_on_disk(&cluster, "v1").join("file"));
+    assert_eq!(kept.unwrap(), "there\n");
+}
+
+/// The texts of all files of that name beneath a directory. Links are not followed.
+fn files_named(directory: &std::path::Path, name: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut directories = vec![directory.to_path_buf()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if is_directory {
+                directories.push(entry.path());
+            } else if entry.file_name() == name {
+                found.extend(std::fs::read_to_string(entry.path()));
+            }
+        }
+    }
+    found
+}

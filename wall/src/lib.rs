@@ -14,9 +14,11 @@
 mod calls;
 mod files;
 mod identity;
+mod read_only;
 mod view;
 
 pub use identity::{Identity, IdentityError};
+pub use read_only::ReadOnly;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -216,10 +216,9 @@ impl Core {
         let own = wire::resources(&executor.resources)
             .map_err(|error| Refusal::invalid(error.to_string()))?;
         self.check_known(&own)?;
-        let mut volumes = volumes_of(&info.resources);
-        volumes.extend(volumes_of(&executor.resources));
+        let volumes = volumes_of(&info.resources);
         if volumes.iter().any(|volume| volume.read_only) {
-            let message = "A framework's own executor cannot have a volume read-only";
+            let message = "A framework's own executor has a volume read-only if it is among the executor's resources, not among a task's";
             return Err(Refusal::invalid(message));
         }
         let id = ExecutorId::from(id);
@@ -480,6 +479,8 @@ impl Core {
         if held.kind == ExecutorKind::Custom {
             let mut volumes = volumes_of(&task.info.resources);
             volumes.extend(volumes_of(&held.info.resources));
+            // What is read-only is mounted as the executor starts.
+            volumes.retain(|volume| !volume.read_only);
             if !volumes.is_empty() {
                 let sandbox = held.sandbox.clone();
                 self.effects.push(Effect::LinkVolumes { sandbox, volumes });

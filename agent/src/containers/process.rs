@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, Uid};
 use tepui_api::v1::task_status::Reason;
 use tepui_api::v1::{self, TaskState, container_info, tty_info};
-use tepui_wall::{Identity, IdentityError};
+use tepui_wall::{Identity, IdentityError, ReadOnly};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 
@@ -257,7 +257,7 @@ async fn start_undisturbed(
         .current_dir(home.path())
         .env_clear()
         .envs(&container.environment);
-    set_apart(&mut process, joins, user);
+    set_apart(&mut process, joins, ReadOnly::default(), user);
     let mut output = Some(stdout);
     match &terminal {
         Some(terminal) => {

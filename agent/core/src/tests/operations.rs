@@ -371,6 +371,14 @@ fn a_frameworks_own_executor_sees_the_volumes_of_its_tasks() {
         .as_mut()
         .unwrap();
     disk.volume.as_mut().unwrap().mode = v1::volume::Mode::Ro.into();
-    let effects = agent.launch(&aware("A"), vec![read_only]);
+    let effects = agent.launch(&aware("A"), vec![read_only.clone()]);
     assert_eq!(told(&effects), (TaskState::TaskError, Reason::TaskInvalid));
+
+    // It is shown when the executor starts, so it must be the executor's.
+    let mut of_executor = custom_task("w", "other");
+    let executor = of_executor.executor.as_mut().unwrap();
+    executor.resources.extend(read_only.resources.pop());
+    let effects = agent.launch(&aware("A"), vec![of_executor]);
+    let starts = |effect: &Effect| matches!(effect, Effect::StartExecutor { .. });
+    assert!(effects.iter().any(starts), "{effects:?}");
 }
