@@ -111,9 +111,16 @@ fn open_to_others(config: &Config) -> Option<String> {
         .filter(|(asked, _)| !asked)
         .map(|(_, flag)| *flag)
         .collect();
+    let risk = if !asks.frameworks || !asks.readwrite {
+        "run tasks on every agent"
+    } else if !asks.agents {
+        "join as an agent and be given tasks"
+    } else {
+        "read all of its state"
+    };
     Some(format!(
         "THIS MASTER IS OPEN: it listens on {} and does not ask everybody for credentials, which --insecure allows; who \
-         reaches it can run tasks on every agent. Start it with --credentials and {}.",
+         reaches it can {risk}. Start it with --credentials and {}.",
         config.ip,
         missing.join(", ")
     ))
