@@ -7,6 +7,7 @@
 
 mod bodies;
 pub mod convert;
+pub mod envelope;
 mod generated;
 pub mod json;
 pub mod legacy;

@@ -379,6 +379,49 @@ mod tests {
     }
 
     #[test]
+    fn the_guest_interface_is_known_and_other_versions_are_refused_by_name() {
+        let known = b"(module (import \"tepui_guest_v1\" \"message_send\" (func (param i32 i32) (result i32)))
+            (func (export \"_start\")))";
+        assert!(compile_for(known, Metering::Plain).is_ok());
+        for (module, says) in [
+            ("tepui_guest_v2", "(tepui_guest_v1)"),
+            ("tepui_guest_v1", "no such function"),
+        ] {
+            let text = format!(
+                "(module (import \"{module}\" \"message_shout\" (func)) (func (export \"_start\")))"
+            );
+            let error = refusal(text.as_bytes());
+            assert_eq!(error.kind(), "missing_import");
+            let error = error.to_string();
+            let named = format!("{module}::message_shout");
+            assert!(error.contains(&named) && error.contains(says), "{error}");
+        }
+        let run = "(core module $m (func (export \"run\") (result i32) i32.const 0)) (core instance $m (instantiate $m))
+            (func $run (result (result)) (canon lift (core func $m \"run\")))
+            (instance $i (export \"run\" (func $run))) (export \"wasi:cli/run@0.2.0\" (instance $i))";
+        let component = |name: &str, function: &str| {
+            format!(
+                "(component (import \"tepui:guest/{name}\" (instance (export \"{function}\" (func (result u64))))) {run})"
+            )
+        };
+        let known = component("messages@0.1.0", "dropped");
+        compile_for(known.as_bytes(), Metering::Plain).expect("it is of this version");
+        for (name, function) in [
+            ("messages@0.2.0", "dropped"),
+            ("mail@0.1.0", "dropped"),
+            ("messages@0.1.7", "shouted"),
+        ] {
+            let error = refusal(component(name, function).as_bytes());
+            assert_eq!(error.kind(), "missing_import", "{error}");
+            let error = error.to_string();
+            assert!(
+                error.contains(name) && error.contains("0.1.0 of tepui:guest"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
     fn what_is_no_module_is_refused_with_a_sentence() {
         assert_eq!(refusal(b"#!/bin/sh\n").kind(), "not_a_module");
         assert_eq!(refusal(b"").kind(), "not_a_module");

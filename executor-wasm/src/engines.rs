@@ -18,6 +18,7 @@ use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::Host as _;
 use wasmtime_wasi::p2::bindings::sockets::network::ErrorCode;
 use wasmtime_wasi::sockets::WasiSocketsView as _;
 
+use crate::guest::{abi, component as interfaces};
 use crate::pieces;
 use crate::store::State;
 
@@ -138,7 +139,7 @@ fn pooled_engine(metering: Metering, slots: usize) -> wasmtime::Result<Engine> {
     Engine::new(&config)
 }
 
-/// What a guest may import: WASI preview 1, and its forerunner for old modules.
+/// What a guest may import: WASI preview 1, its forerunner for old modules, and the guest interface.
 pub(crate) fn linker(engine: &Engine) -> Result<Linker<State>, EngineError> {
     let mut linker = Linker::<State>::new(engine);
     let link = |linker: &mut Linker<State>| {
@@ -153,18 +154,19 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<State>, EngineError> {
             pieces::link(linker, world)?;
         }
         linker.allow_shadowing(false);
-        Ok(())
+        abi::add_to_linker(linker)
     };
     link(&mut linker).map_err(|error: wasmtime::Error| EngineError::new(&error))?;
     Ok(linker)
 }
 
-/// What a component may import: WASI 0.2 as of `wasi:cli/imports`, and `wasi:http`.
+/// What a component may import: WASI 0.2 as of `wasi:cli/imports`, `wasi:http`, and `tepui:guest`.
 pub(crate) fn component_linker(engine: &Engine) -> Result<component::Linker<State>, EngineError> {
     let mut linker = component::Linker::<State>::new(engine);
     let link = |linker: &mut component::Linker<State>| {
         wasmtime_wasi::p2::add_to_linker_async(linker)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+        interfaces::add_to_linker(linker)?;
         replace_some(linker)
     };
     link(&mut linker).map_err(|error: wasmtime::Error| EngineError::new(&error))?;

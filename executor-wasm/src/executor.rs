@@ -1,21 +1,28 @@
 //! The process: hears the agent on one thread, runs the tasks on others.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tepui_api::body_told;
+use tepui_api::envelope::Envelope;
+use tepui_api::guest::{Answer, Request};
 use tepui_api::v1::framework_info::capability;
 use tepui_api::v1::{KillPolicy, TaskInfo, TaskState, TaskStatus};
-use tepui_sdk_executor::{Checks, Condition, Config, Event, Handle, News, connect};
+use tepui_sdk_executor::{Checks, Condition, Config, Event, Handle, News, Questions, connect};
 use tepui_wall::Plan;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::commands::{Commands, Runner};
 use crate::governor::{Outcome, Progress, Runtime, Settings, TaskHandle};
+use crate::guest::{Cluster, Report};
 use crate::spec::TaskSpec;
 use crate::verdict::{Ending, Usage, bare, verdict};
 use crate::{report, runner};
@@ -48,8 +55,10 @@ pub fn run() -> anyhow::Result<()> {
 
 async fn serve(config: Config, runtime: &Runtime, commands: Arc<Runner>) -> std::io::Result<()> {
     let grace = config.shutdown_grace;
+    let framework_id = config.framework_id.clone();
+    let questions = Questions::new(&config);
     let (handle, mut events) = connect(config);
-    let tasks = Tasks(Arc::new(Shared {
+    let shared = Arc::new(Shared {
         alive: Mutex::default(),
         empty: Notify::new(),
         handle: handle.clone(),
@@ -57,9 +66,17 @@ async fn serve(config: Config, runtime: &Runtime, commands: Arc<Runner>) -> std:
         heard: watch::Sender::new(true),
         control: tokio::runtime::Handle::current(),
         commands,
-    }));
+    });
+    let tasks = Tasks {
+        cluster: Arc::new(ByAgent {
+            shared: Arc::clone(&shared),
+            questions,
+        }),
+        shared,
+        framework_id,
+    };
     let reporting = tokio::spawn(report::serve({
-        let shared = Arc::clone(&tasks.0);
+        let shared = Arc::clone(&tasks.shared);
         move || {
             let alive = shared.lock();
             report::lines(alive.iter().map(|(id, live)| (id.as_str(), &live.task)))
@@ -72,8 +89,8 @@ async fn serve(config: Config, runtime: &Runtime, commands: Arc<Runner>) -> std:
                 let tells = subscribed
                     .framework
                     .has_capability(capability::Type::TaskKillingState);
-                tasks.0.tells_killing.store(tells, Ordering::Relaxed);
-                tasks.0.heard.send_replace(true);
+                tasks.shared.tells_killing.store(tells, Ordering::Relaxed);
+                tasks.shared.heard.send_replace(true);
             }
             Event::Launch(task) => tasks.launch(runtime, &task),
             Event::LaunchGroup(group) => {
@@ -92,9 +109,10 @@ async fn serve(config: Config, runtime: &Runtime, commands: Arc<Runner>) -> std:
                 break;
             }
             Event::Disconnected => {
-                tasks.0.heard.send_replace(false);
+                tasks.shared.heard.send_replace(false);
             }
-            Event::Message(_) | Event::Error(_) => {}
+            Event::Message(message) => tasks.deliver(&message),
+            Event::Error(_) => {}
         }
     }
     tasks.end_all(grace).await;
@@ -163,6 +181,37 @@ impl Shared {
         self.handle.update(status);
     }
 
+    /// What a guest has to report has waited long enough.
+    fn on_report(&self, task_id: &str) {
+        let mut alive = self.lock();
+        let Some(live) = alive.get_mut(task_id).filter(|live| !live.killed) else {
+            return;
+        };
+        let report = live.task.take_report();
+        if report.is_news() {
+            self.tell_report(task_id, &mut live.condition, report);
+        }
+    }
+
+    fn tell_report(&self, task_id: &str, condition: &mut Condition, report: Report) {
+        let mut status = match report.health {
+            Some((healthy, message)) => {
+                let mut status = condition.take(&News::Health {
+                    healthy,
+                    kill: false,
+                    message,
+                });
+                status.task_id.value = task_id.to_owned();
+                status
+            }
+            None => bare(task_id, TaskState::TaskRunning),
+        };
+        if let Some(progress) = report.progress {
+            status.usage.get_or_insert_default().progress = Some(progress);
+        }
+        self.tell(condition, status);
+    }
+
     fn kill(&self, task_id: &str, live: &mut Live, grace: Option<Duration>) {
         live.task.kill(grace.unwrap_or(live.grace));
         if !std::mem::replace(&mut live.killed, true) && self.tells_killing.load(Ordering::Relaxed)
@@ -222,33 +271,76 @@ impl Shared {
 
     fn on_ended(&self, task_id: &str, outcome: &Outcome) {
         let mut alive = self.lock();
-        let condition = alive
-            .remove(task_id)
-            .map(|live| live.condition.clone())
-            .unwrap_or_default();
-        self.tell(&condition, verdict(task_id, outcome));
+        let mut last = verdict(task_id, outcome);
+        let mut condition = Condition::default();
+        if let Some(live) = alive.remove(task_id) {
+            condition.clone_from(&live.condition);
+            let report = live.task.take_report();
+            last.usage.get_or_insert_default().progress = report.progress.clone();
+            // The last status has no room for what it said of its health.
+            if report.health.is_some() && !live.killed {
+                self.tell_report(task_id, &mut condition, report);
+            }
+        }
+        self.tell(&condition, last);
         if alive.is_empty() {
             self.empty.notify_waiters();
         }
     }
 }
 
+/// The agent as guests' way to the cluster.
+struct ByAgent {
+    shared: Arc<Shared>,
+    questions: Questions,
+}
+
+impl Cluster for ByAgent {
+    fn send(&self, message: Bytes, held: Arc<dyn Any + Send + Sync>) {
+        self.shared.handle.message_held(message, held);
+    }
+
+    fn ask(&self, task_id: &str, request: Request) -> BoxFuture<'static, Answer> {
+        let (questions, task_id) = (self.questions.clone(), task_id.to_owned());
+        // The connection is not driven by a thread of guests; whoever stops waiting has the question dropped.
+        let asking = async move { questions.ask(&task_id, request).await };
+        let asking = AbortOnDropHandle::new(self.shared.control.spawn(asking));
+        Box::pin(async move { asking.await.unwrap_or_default() })
+    }
+
+    fn report(&self, task_id: &str, after: Duration) {
+        let (shared, task_id) = (Arc::clone(&self.shared), task_id.to_owned());
+        self.shared.control.spawn(async move {
+            tokio::time::sleep(after).await;
+            shared.on_report(&task_id);
+        });
+    }
+}
+
 /// The tasks that have not ended.
-struct Tasks(Arc<Shared>);
+struct Tasks {
+    shared: Arc<Shared>,
+    cluster: Arc<ByAgent>,
+    framework_id: String,
+}
 
 impl Tasks {
     fn launch(&self, runtime: &Runtime, task: &TaskInfo) {
         let task_id = task.task_id.value.clone();
-        let mut alive = self.0.lock();
+        let mut alive = self.shared.lock();
         if alive.contains_key(&task_id) {
             tracing::warn!(task_id, "a task that runs already was launched again");
             return;
         }
         let condition = Condition::of(task);
-        self.0
+        self.shared
             .tell(&condition, bare(&task_id, TaskState::TaskStarting));
         let spec = match TaskSpec::from_task(task) {
-            Ok(spec) => spec,
+            Ok(mut spec) => {
+                let identity = Arc::make_mut(&mut spec.identity);
+                identity.framework_id.clone_from(&self.framework_id);
+                spec
+            }
             Err(error) => {
                 let outcome = Outcome {
                     ending: Ending::NotLaunched {
@@ -258,12 +350,12 @@ impl Tasks {
                     place: String::new(),
                     usage: Usage::default(),
                 };
-                self.0.tell(&condition, verdict(&task_id, &outcome));
+                self.shared.tell(&condition, verdict(&task_id, &outcome));
                 return;
             }
         };
         let report = {
-            let shared = Arc::clone(&self.0);
+            let shared = Arc::clone(&self.shared);
             let task = task.clone();
             move |progress| match progress {
                 Progress::Started => shared.on_started(&task),
@@ -272,7 +364,7 @@ impl Tasks {
         };
         // Its reports wait for the lock, so it is in the map before it can leave it.
         let live = Live {
-            task: runtime.spawn(spec, report),
+            task: runtime.spawn_in(spec, Arc::clone(&self.cluster) as Arc<dyn Cluster>, report),
             condition,
             probing: None,
             killed: false,
@@ -282,17 +374,31 @@ impl Tasks {
     }
 
     fn kill(&self, task_id: &str, grace: Option<Duration>) {
-        match self.0.lock().get_mut(task_id) {
-            Some(live) => self.0.kill(task_id, live, grace),
+        match self.shared.lock().get_mut(task_id) {
+            Some(live) => self.shared.kill(task_id, live, grace),
             // Its last status is under way already.
             None => tracing::debug!(task_id, "a task that is not here is to be killed"),
         }
     }
 
+    /// Bytes from the scheduler; the envelope says for which task.
+    fn deliver(&self, message: &[u8]) {
+        let size = message.len();
+        match Envelope::decode(message) {
+            Ok(envelope) => match self.shared.lock().get(&envelope.task_id) {
+                Some(live) => live.task.deliver(envelope.data),
+                None => {
+                    tracing::warn!(task_id = %envelope.task_id.escape_debug(), size, "a message for a task that is not here is dropped");
+                }
+            },
+            Err(error) => tracing::warn!(%error, size, "a message for no task is dropped"),
+        }
+    }
+
     async fn end_all(&self, patience: Duration) {
-        let emptied = self.0.empty.notified();
+        let emptied = self.shared.empty.notified();
         {
-            let mut alive = self.0.lock();
+            let mut alive = self.shared.lock();
             if alive.is_empty() {
                 return;
             }

@@ -8,10 +8,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures::FutureExt as _;
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::engines::{Engines, Metering, maps_budget, pool_slots};
+use crate::guest::{Cluster, Guest, Nowhere, Report, Room};
 use crate::limits::{MemoryLimit, Meter};
 use crate::modules::Modules;
 use crate::output::Quota;
@@ -100,13 +102,25 @@ pub struct TaskHandle {
     switch: Arc<Switch>,
     meter: Arc<Meter>,
     share: Arc<Share>,
+    guest: Arc<Guest>,
 }
 
 impl TaskHandle {
     /// Ends the task at its next instruction or in its sleep; what it did until then stays. A service first finishes what
     /// it has begun, for as long as the grace allows. Its ending is reported.
     pub fn kill(&self, grace: Duration) {
+        self.guest.end();
         self.switch.wind_down(grace);
+    }
+
+    /// Hands the guest a message, unless too many wait already.
+    pub fn deliver(&self, message: Bytes) {
+        self.guest.deliver(message);
+    }
+
+    /// What the guest has to report.
+    pub(crate) fn take_report(&self) -> Report {
+        self.guest.take_report()
     }
 
     /// Whether it turned out to be a service; known when it has started.
@@ -140,6 +154,8 @@ struct Inner {
     modules: Arc<Modules>,
     outputs: Arc<Quota>,
     sandboxes: Arc<Quota>,
+    /// What messages of all tasks take up.
+    room: Arc<Room>,
     pace: Arc<Pace>,
     shares: Arc<Shares>,
 }
@@ -170,6 +186,7 @@ impl Runtime {
                 // A third is left for output files: without one, a write opens its file for itself.
                 outputs: Quota::new(settings.descriptors / 3),
                 sandboxes: Quota::new(settings.descriptors - settings.descriptors / 3),
+                room: Arc::default(),
                 shares: Shares::new(settings.threads, Arc::clone(&pace)),
                 pace,
             }),
@@ -178,18 +195,35 @@ impl Runtime {
     }
 
     /// Starts a task. `report` is called from its thread: at most once with `Started`, then once with `Ended`.
+    ///
+    /// It is in no cluster: what its guest asks of one is refused.
     pub fn spawn(
         &self,
         spec: TaskSpec,
+        report: impl FnMut(Progress) + Send + 'static,
+    ) -> TaskHandle {
+        self.spawn_in(spec, Arc::new(Nowhere), report)
+    }
+
+    /// As [`spawn`](Self::spawn), for a task of a cluster.
+    pub fn spawn_in(
+        &self,
+        spec: TaskSpec,
+        cluster: Arc<dyn Cluster>,
         mut report: impl FnMut(Progress) + Send + 'static,
     ) -> TaskHandle {
         let switch = Arc::new(Switch::default());
+        let meter = Arc::default();
+        let inner = &self.inner;
+        let guest = Guest::new(&spec, cluster, &inner.room, &inner.outputs, &meter);
         let handle = TaskHandle {
             switch: Arc::clone(&switch),
-            meter: Arc::default(),
+            meter,
             share: self.inner.shares.join(spec.cpus, spec.cpu_cap),
+            guest: Arc::new(guest),
         };
         let (meter, share) = (Arc::clone(&handle.meter), Arc::clone(&handle.share));
+        let guest = Arc::clone(&handle.guest);
         let inner = Arc::clone(&self.inner);
         let spec = Arc::new(spec);
         let guests = self
@@ -197,7 +231,8 @@ impl Runtime {
             .as_ref()
             .expect("it is there until it is dropped");
         guests.spawn(async move {
-            let outcome = supervise(&inner, &spec, &switch, &meter, &share, &mut report).await;
+            let outcome =
+                supervise(&inner, &spec, &switch, &meter, &share, guest, &mut report).await;
             report(Progress::Ended(Box::new(outcome)));
         });
         handle
@@ -220,6 +255,7 @@ async fn supervise(
     switch: &Arc<Switch>,
     meter: &Arc<Meter>,
     share: &Arc<Share>,
+    guest: Arc<Guest>,
     report: &mut (impl FnMut(Progress) + Send),
 ) -> Outcome {
     let began = Instant::now();
@@ -231,6 +267,7 @@ async fn supervise(
         meter: Arc::clone(meter),
         switch: Arc::clone(switch),
         share: Arc::clone(share),
+        guest,
     };
     let mut started = || report(Progress::Started);
     let end = {

@@ -1,4 +1,4 @@
-//! Where a guest's stdout and stderr go, and how many descriptors that and the sandboxes may take.
+//! Where a guest's stdout, stderr and log go, and how many descriptors that and the sandboxes may take.
 //!
 //! A parked guest should cost little, and thousands of them share one limit of open files. So an output file is made at
 //! the start and opened again only by the first write; and once many are open, by each write for itself.
@@ -68,7 +68,7 @@ pub(crate) struct Output {
 
 struct Inner {
     path: PathBuf,
-    /// Of this and the task's other output.
+    /// Of this and the task's other outputs.
     limit: u64,
     meter: Arc<Meter>,
     open: OnceLock<(File, Share)>,
@@ -84,7 +84,12 @@ impl Output {
         meter: &Arc<Meter>,
     ) -> Result<Self, String> {
         open(&path).map_err(|error| format!("{} cannot be opened: {error}", path.display()))?;
-        Ok(Self {
+        Ok(Self::later(path, quota, limit, meter))
+    }
+
+    /// As [`create`](Self::create), but the file is made by the first write.
+    pub(crate) fn later(path: PathBuf, quota: &Arc<Quota>, limit: u64, meter: &Arc<Meter>) -> Self {
+        Self {
             inner: Arc::new(Inner {
                 path,
                 limit,
@@ -92,11 +97,16 @@ impl Output {
                 open: OnceLock::new(),
                 quota: Arc::clone(quota),
             }),
-        })
+        }
+    }
+
+    /// Bytes that it and the task's other outputs may have together.
+    pub(crate) fn limit(&self) -> u64 {
+        self.inner.limit
     }
 
     /// Appends what the limit leaves room for. `false`: that is not all.
-    fn append_within_limit(&self, bytes: &[u8]) -> io::Result<bool> {
+    pub(crate) fn append_within_limit(&self, bytes: &[u8]) -> io::Result<bool> {
         let Inner { meter, limit, .. } = &*self.inner;
         let counted = meter.count_output(bytes.len() as u64, *limit);
         let fits = usize::try_from(counted).unwrap_or(bytes.len());

@@ -27,6 +27,8 @@ pub enum MemoryPolicy {
 pub struct TaskSpec {
     /// Its id.
     pub task_id: String,
+    /// Who it is, for itself.
+    pub identity: Arc<Identity>,
     /// Its compiled code.
     pub module: ModuleFile,
     /// Its directory; with its volumes, all of the file system it sees.
@@ -61,10 +63,65 @@ pub struct TaskSpec {
     pub coredump: bool,
     /// How it is served, if it is a service.
     pub serving: Serving,
-    /// Bytes of stdout and stderr together.
+    /// Bytes of stdout, stderr and log together.
     pub output_limit: u64,
     /// Things of the host it may hold at once.
     pub handles: usize,
+}
+
+/// What a guest is told of its task, beside the task's id.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Identity {
+    /// What people call it.
+    pub name: String,
+    /// Whose it is; not in a TaskInfo, so that whoever starts the task sets it.
+    pub framework_id: String,
+    /// In whose share it runs.
+    pub role: String,
+    /// Where it runs.
+    pub agent_id: String,
+    /// Which attempt at its work it is, from 1 on.
+    pub attempt: u32,
+    /// The job it belongs to.
+    pub job: Option<String>,
+    /// All of its labels, in their order.
+    pub labels: Vec<(String, String)>,
+    /// Whether a health check says how it is, so that its guest does not.
+    pub health_checked: bool,
+}
+
+/// Which attempt it is.
+const ATTEMPT: &str = "tepui.attempt";
+/// What it belongs to.
+const JOB: &str = "tepui.job";
+
+impl Identity {
+    fn of(task: &TaskInfo) -> Self {
+        let labels = task.labels.iter().flat_map(|labels| &labels.labels);
+        let labels: Vec<(String, String)> = labels
+            .map(|label| (label.key.clone(), label.value().to_owned()))
+            .collect();
+        let label = |wanted: &str| {
+            let found = labels.iter().find(|(key, _)| key == wanted);
+            found.map(|(_, value)| value.as_str())
+        };
+        let allocated = task.resources.iter().find_map(|resource| {
+            let allocation = resource.allocation_info.as_ref()?;
+            allocation.role.clone()
+        });
+        Self {
+            name: task.name.clone(),
+            framework_id: String::new(),
+            role: allocated.unwrap_or_else(|| "*".to_owned()),
+            agent_id: task.agent_id.value.clone(),
+            attempt: label(ATTEMPT)
+                .and_then(|attempt| attempt.parse().ok())
+                .unwrap_or(1),
+            job: label(JOB).filter(|job| !job.is_empty()).map(str::to_owned),
+            health_checked: task.health_check.is_some(),
+            labels,
+        }
+    }
 }
 
 /// What a task may write to stdout and stderr if it does not say.
@@ -183,6 +240,7 @@ impl TaskSpec {
         };
         Ok(Self {
             task_id: task.task_id.value.clone(),
+            identity: Arc::new(Identity::of(task)),
             module: ModuleFile {
                 sha256: plan.module_sha256().to_owned(),
                 compiled: PathBuf::from(compiled),
@@ -306,6 +364,45 @@ mod tests {
         assert_eq!(spec.entrypoint, "");
         assert_eq!(spec.environment, [("A".to_owned(), "1".to_owned())]);
         assert_eq!(spec.fuel_limit, None);
+        assert_eq!(spec.identity.attempt, 1);
+        assert_eq!(spec.identity.job, None);
+        assert_eq!(spec.identity.role, "*");
+    }
+
+    #[test]
+    fn a_task_is_told_who_it_is() {
+        let mut task = task();
+        let label = |key: &str, value: &str| tepui_api::v1::Label {
+            key: key.to_owned(),
+            value: Some(value.to_owned()),
+        };
+        task.name = "crawl".to_owned();
+        task.agent_id.value = "a-1".to_owned();
+        task.resources[0].allocation_info = Some(tepui_api::v1::resource::AllocationInfo {
+            role: Some("web".to_owned()),
+        });
+        task.labels = Some(tepui_api::v1::Labels {
+            labels: vec![
+                label("tepui.attempt", "3"),
+                label("tepui.job", "j"),
+                label("x", ""),
+            ],
+        });
+        task.health_check = Some(tepui_api::v1::HealthCheck::default());
+        let identity = Identity::of(&task);
+        assert_eq!((identity.name.as_str(), identity.attempt), ("crawl", 3));
+        assert_eq!(
+            (identity.role.as_str(), identity.agent_id.as_str()),
+            ("web", "a-1")
+        );
+        assert_eq!(identity.job.as_deref(), Some("j"));
+        assert_eq!(identity.labels[2], ("x".to_owned(), String::new()));
+        assert!(identity.health_checked);
+        task.labels = Some(tepui_api::v1::Labels {
+            labels: vec![label("tepui.attempt", "many"), label("tepui.job", "")],
+        });
+        let identity = Identity::of(&task);
+        assert_eq!((identity.attempt, identity.job), (1, None));
     }
 
     #[test]

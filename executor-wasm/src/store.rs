@@ -10,6 +10,8 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use crate::guest::Guest;
+use crate::guest::component::HOSTCALL_BYTES;
 use crate::http::Http;
 use crate::limits::Limits;
 use crate::output::Output;
@@ -27,6 +29,9 @@ pub(crate) struct State {
     http_ctx: WasiHttpCtx,
     http: Http,
     limits: Limits,
+    guest: Arc<Guest>,
+    /// Why the guest's last call of the cluster failed.
+    last_failure: Option<String>,
 }
 
 impl State {
@@ -41,6 +46,19 @@ impl State {
 
     pub(crate) fn meter(&self) -> &crate::limits::Meter {
         self.limits.meter()
+    }
+
+    /// What the task may ask of its cluster.
+    pub(crate) fn guest(&self) -> &Arc<Guest> {
+        &self.guest
+    }
+
+    pub(crate) fn last_failure(&self) -> Option<&str> {
+        self.last_failure.as_deref()
+    }
+
+    pub(crate) fn set_last_failure(&mut self, message: String) {
+        self.last_failure = Some(message);
     }
 
     pub(crate) fn wasi(&mut self) -> &mut WasiP1Ctx {
@@ -133,10 +151,13 @@ impl Furniture {
                 Arc::clone(&surroundings.meter),
             )
             .with_own(allowance.memory),
+            guest: Arc::clone(&surroundings.guest),
+            last_failure: None,
         };
         let mut store = Store::new(engine, state);
         store.data_mut().ctx().table.set_max_capacity(spec.handles);
         store.limiter(|state| &mut state.limits);
+        store.set_hostcall_fuel(HOSTCALL_BYTES);
         // A plain engine has no fuel to set, which is no error here.
         let metered = store.set_fuel(allowance.fuel).is_ok();
         if metered {

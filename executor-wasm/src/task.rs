@@ -8,6 +8,7 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 use crate::coredump;
 use crate::ending::{NAME_BYTES, bounded, ending, place};
 use crate::engines::Engines;
+use crate::guest::Guest;
 use crate::limits::{MemoryLimit, Meter, OutputLimit};
 use crate::modules::{Loaded, LoadedComponent, LoadedModule, Modules};
 use crate::output::Quota;
@@ -80,6 +81,8 @@ pub(crate) struct Surroundings {
     pub(crate) meter: Arc<Meter>,
     pub(crate) switch: Arc<Switch>,
     pub(crate) share: Arc<Share>,
+    /// Its way to the cluster.
+    pub(crate) guest: Arc<Guest>,
 }
 
 /// Said when there is no room for one more memory.

@@ -2,6 +2,8 @@
 
 use wasmparser::{Encoding, Parser, Payload};
 
+use crate::guest::abi::MODULE as GUEST_MODULE;
+
 /// The interface a command is started by.
 pub(crate) const COMMAND: &str = "wasi:cli/run";
 /// The interface requests are handed to.
@@ -9,6 +11,11 @@ pub(crate) const SERVICE: &str = "wasi:http/incoming-handler";
 /// The same two in WASI 0.3.
 const COMMAND_3: &str = "wasi:cli/run@0.3";
 const SERVICE_3: &str = "wasi:http/handler@0.3";
+
+/// What the modules of all versions of the guest interface begin with.
+const GUEST_MODULES: &str = "tepui_guest_v";
+/// The package of the guest interface.
+const GUEST_PACKAGE: &str = "tepui:guest/";
 
 /// What a WebAssembly binary is, as far as its outermost sections say.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -108,6 +115,12 @@ fn is_version_2(name: &str, interface: &str) -> bool {
 /// Who would provide what a core module imports, as the end of a sentence.
 pub(crate) fn provider_of_function(module: &str, name: &str) -> &'static str {
     match module {
+        GUEST_MODULE => {
+            "agents here carry version 1 of the guest interface, which has no such function; a newer one may, or it is misspelt"
+        }
+        _ if module.starts_with(GUEST_MODULES) => {
+            "agents here carry version 1 of the guest interface (tepui_guest_v1); build with its tepui.h, or run it on newer agents"
+        }
         "wasi_snapshot_preview1" | "wasi_unstable" => {
             "it is no function of WASI preview 1; a newer or altered libc asks for it"
         }
@@ -144,7 +157,9 @@ pub(crate) fn provider_of_interface(name: &str) -> &'static str {
         "wasi:sockets/",
         "wasi:http/",
     ];
-    if carried.iter().any(|package| name.starts_with(package)) {
+    if name.starts_with(GUEST_PACKAGE) {
+        "agents here carry version 0.1.0 of tepui:guest, which has no such thing; build for that, or run it on newer agents"
+    } else if carried.iter().any(|package| name.starts_with(package)) {
         "agents carry version 0.2 of this package; build the component for that"
     } else if name.starts_with("wasi:") {
         "no agent carries this package; another component that exports it can be linked in (wac plug)"

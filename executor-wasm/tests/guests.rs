@@ -63,6 +63,7 @@ impl Bench {
     fn spec(&self, guest: &str) -> TaskSpec {
         TaskSpec {
             task_id: guest.to_owned(),
+            identity: Arc::default(),
             module: self.module(guest, Metering::Plain),
             sandbox: self.sandbox(guest),
             volumes: Vec::new(),

@@ -28,6 +28,8 @@
 //! [`Checks`] makes the probes of a task's checks and health check and says what they mean; [`Condition`] puts that into the
 //! task's statuses.
 //!
+//! [`Questions`] takes what guests ask of the cluster to the agent.
+//!
 //! The end of the events means that the agent is gone for good: the executor must end its tasks and exit.
 
 #![forbid(unsafe_code)]
@@ -37,6 +39,7 @@ mod config;
 mod driver;
 mod outbox;
 mod probe;
+mod questions;
 mod transport;
 
 pub use checks::{Condition, News};
@@ -44,4 +47,5 @@ pub use config::{Address, Config, ConfigError};
 pub use driver::{Event, Events, Subscribed, connect};
 pub use outbox::Handle;
 pub use probe::{Checks, RunCommand, arguments_of, variables_of};
+pub use questions::Questions;
 pub use transport::TransportError;

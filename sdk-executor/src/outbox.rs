@@ -1,5 +1,6 @@
 //! What the executor wants to tell its agent, and what of it the agent has not acknowledged yet.
 
+use std::any::Any;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -30,7 +31,13 @@ impl Handle {
 
     /// Sends bytes to the framework's scheduler. Best effort: an interruption may lose them.
     pub fn message(&self, data: impl Into<Bytes>) {
-        self.outbox.message(data.into());
+        self.outbox.message(data.into(), None);
+    }
+
+    /// As [`message`](Self::message); `held` is dropped when the message has been handed to a connection. By that a caller
+    /// can bound what waits while there is none.
+    pub fn message_held(&self, data: impl Into<Bytes>, held: Arc<dyn Any + Send + Sync>) {
+        self.outbox.message(data.into(), Some(held));
     }
 
     /// How many updates wait for their acknowledgement.
@@ -50,11 +57,23 @@ impl Handle {
 }
 
 /// One call, encoded.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Outgoing {
     pub(crate) body: Bytes,
     /// Of an update: its uuid.
     pub(crate) update: Option<Bytes>,
+    /// Kept for as long as the call waits.
+    _held: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Outgoing {
+    fn update(body: Bytes, uuid: Option<Bytes>) -> Self {
+        Self {
+            body,
+            update: uuid,
+            _held: None,
+        }
+    }
 }
 
 struct Pending {
@@ -129,21 +148,24 @@ impl Outbox {
             let number = state.next;
             state.next += 1;
             state.by_uuid.insert(uuid.clone(), number);
-            state.queue.push_back(Outgoing {
-                body: body.clone(),
-                update: Some(uuid),
-            });
+            state
+                .queue
+                .push_back(Outgoing::update(body.clone(), Some(uuid)));
             state.pending.insert(number, Pending { status, body });
             self.left.send_replace(state.pending.len());
         }
         self.wake.notify_one();
     }
 
-    fn message(&self, data: Bytes) {
+    fn message(&self, data: Bytes, held: Option<Arc<dyn Any + Send + Sync>>) {
         let mut call = self.call(call::Type::Message);
         call.message = Some(call::Message { data });
         let body = Bytes::from(call.encode_to_vec());
-        self.lock().queue.push_back(Outgoing { body, update: None });
+        self.lock().queue.push_back(Outgoing {
+            body,
+            update: None,
+            _held: held,
+        });
         self.wake.notify_one();
     }
 
@@ -178,10 +200,7 @@ impl Outbox {
         let updates: Vec<Outgoing> = state
             .pending
             .values()
-            .map(|pending| Outgoing {
-                body: pending.body.clone(),
-                update: pending.status.uuid.clone(),
-            })
+            .map(|pending| Outgoing::update(pending.body.clone(), pending.status.uuid.clone()))
             .collect();
         state.queue.extend(updates);
         state.queue.extend(others);

@@ -95,10 +95,10 @@ impl Connection {
         })
     }
 
-    fn request(&self) -> hyper::http::request::Builder {
+    fn request(&self, path: &str) -> hyper::http::request::Builder {
         let mut builder = Request::builder()
             .method(Method::POST)
-            .uri(PATH)
+            .uri(path)
             .header(header::HOST, &self.host)
             .header(header::ACCEPT, PROTOBUF);
         if let Some(authorization) = &self.authorization {
@@ -109,8 +109,17 @@ impl Connection {
 
     /// Sends one call and gives back the answer, whose body is still to be read.
     pub(crate) async fn post(&mut self, call: Bytes) -> Result<Response<Incoming>, TransportError> {
+        self.post_to(PATH, call).await
+    }
+
+    /// The same to another path of the agent.
+    pub(crate) async fn post_to(
+        &mut self,
+        path: &str,
+        call: Bytes,
+    ) -> Result<Response<Incoming>, TransportError> {
         let request = self
-            .request()
+            .request(path)
             .header(header::CONTENT_TYPE, PROTOBUF)
             .body(Full::new(call).boxed_unsync())?;
         self.sender.ready().await?;
@@ -121,7 +130,7 @@ impl Connection {
     /// Whether the agent takes calls as a stream of records: it is sent an empty one.
     pub(crate) async fn takes_records(&mut self) -> Result<bool, TransportError> {
         let request = self
-            .request()
+            .request(PATH)
             .header(header::CONTENT_TYPE, RECORDIO)
             .header("Message-Content-Type", PROTOBUF)
             .body(Full::new(Bytes::new()).boxed_unsync())?;
@@ -159,7 +168,7 @@ impl Connection {
         });
         let body = StreamBody::new(chunks.map(|chunk| Ok(Frame::data(chunk))));
         let request = self
-            .request()
+            .request(PATH)
             .header(header::CONTENT_TYPE, RECORDIO)
             .header("Message-Content-Type", PROTOBUF)
             .body(body.boxed_unsync())?;

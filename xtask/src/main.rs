@@ -112,6 +112,8 @@ const COMPONENTS: &[&str] = &[
     "http-service",
     "census",
     "census-service",
+    "sdk-tour",
+    "sdk-service",
 ];
 
 /// Builds the guests: modules, and some of them as components.

@@ -10,7 +10,7 @@ use tepui_api::v1::task_status::Reason;
 use tepui_model::{FrameworkId, Resources, TaskId};
 
 use crate::effect::{Effect, ExecutorKind};
-use crate::executor::{Cause, Executor, Stage};
+use crate::executor::{Cause, Executor, Stage, built_in_id};
 use crate::input::{ConnectionKey, ExecutorRef, Limitation, SaveKey, TaskRef};
 use crate::machine::{Core, Waiting};
 use crate::record::{ExecutorRecord, FORMAT, FrameworkRecord, Path, kind_to_number};
@@ -450,13 +450,15 @@ impl Core {
         }
     }
 
-    pub(crate) fn on_framework_message(&mut self, reference: &ExecutorRef, data: Bytes) {
+    pub(crate) fn on_framework_message(&mut self, told: &ExecutorRef, data: Bytes) {
+        let behind = self.executor_behind(told);
+        let reference = behind.as_ref().unwrap_or(told);
         match self
             .executor(reference)
             .and_then(|executor| executor.connection())
         {
-            // The executor of a group has nobody who could make anything of it.
-            None if self.pod(reference).is_some() => {
+            // The executor of a group of native tasks has nobody who could make anything of it.
+            None if self.pod(told).is_some() => {
                 self.count("slave/valid_framework_messages");
             }
             Some(connection) => {
@@ -468,6 +470,28 @@ impl Core {
             }
             None => self.count("slave/invalid_framework_messages"),
         }
+    }
+
+    /// Where frameworks know a command's executor, which goes by its task's id, or that of a group, there is the wasm executor
+    /// behind it, if it runs those tasks. The message itself says for which of them it is.
+    fn executor_behind(&self, told: &ExecutorRef) -> Option<ExecutorRef> {
+        let framework = self.frameworks.get(&told.framework)?;
+        if framework.executors.contains_key(&told.executor) {
+            return None;
+        }
+        let wasm = built_in_id(ExecutorKind::Wasm);
+        let runs = |task: &TaskId| {
+            let task = framework.tasks.get(task);
+            task.is_some_and(|task| task.executor.as_ref() == Some(&wasm))
+        };
+        let behind = match framework.pods.get(&told.executor) {
+            Some(pod) => pod.live.iter().any(runs),
+            None => runs(&TaskId::from(told.executor.as_str())),
+        };
+        behind.then(|| ExecutorRef {
+            framework: told.framework.clone(),
+            executor: wasm,
+        })
     }
 
     pub(crate) fn on_framework_updated(&mut self, info: v1::FrameworkInfo) {

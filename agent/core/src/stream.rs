@@ -61,6 +61,14 @@ pub(crate) enum Acknowledgement {
     },
 }
 
+/// Whether it says nothing but how far a running task is.
+fn is_progress(status: &v1::TaskStatus) -> bool {
+    let usage = status.usage.as_ref();
+    status.state() == v1::TaskState::TaskRunning
+        && status.reason.is_none()
+        && usage.is_some_and(|usage| usage.progress.is_some())
+}
+
 impl Stream {
     pub(crate) fn recovered(pending: VecDeque<Pending>, seen: Vec<Uuid>, log: usize) -> Self {
         let newest = seen.len().saturating_sub(REMEMBERED_UUIDS);
@@ -76,6 +84,22 @@ impl Stream {
     pub(crate) fn push(&mut self, update: Pending) {
         self.pending_bytes += update.bytes();
         self.pending.push_back(update);
+    }
+
+    /// Takes back the newest update if it only told how far its task is and `newer` does so again: nobody needs to hear it any
+    /// more. One that is under way, or on its way to the disk, stays. Without this a task whose scheduler is away would fill
+    /// the stream.
+    pub(crate) fn overtake(&mut self, newer: &v1::TaskStatus) {
+        let overtaken = self.pending.len() > 1
+            && is_progress(newer)
+            && self
+                .pending
+                .back()
+                .is_some_and(|last| last.saved && last.from_executor && is_progress(&last.status));
+        if overtaken && let Some(last) = self.pending.pop_back() {
+            self.pending_bytes -= last.bytes();
+            self.remember(last.uuid);
+        }
     }
 
     /// Whether so much waits already that more must wait with who sent it.

@@ -108,6 +108,7 @@ impl Core {
             pending: vec![(*status).clone()],
             ..UpdatesRecord::default()
         });
+        task.stream.overtake(&status);
         task.stream.push(Pending {
             uuid,
             status,

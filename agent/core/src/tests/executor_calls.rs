@@ -249,11 +249,23 @@ fn messages_pass_both_ways() {
         executor_id: v1::ExecutorId { value: WASM.into() },
         data: Bytes::from_static(b"down"),
     };
-    let effects = agent.hear(to_agent::Body::Message(downwards));
+    let effects = agent.hear(to_agent::Body::Message(downwards.clone()));
     assert_eq!(
         events(&effects)[0].message.as_ref().unwrap().data,
         &b"down"[..]
     );
+    // A scheduler knows the executor of a command by its task's id.
+    let by_task = |task: &str| link::ExecutorMessage {
+        executor_id: v1::ExecutorId { value: task.into() },
+        ..downwards.clone()
+    };
+    let effects = agent.hear(to_agent::Body::Message(by_task("a")));
+    assert_eq!(
+        events(&effects)[0].message.as_ref().unwrap().data,
+        &b"down"[..]
+    );
+    let effects = agent.hear(to_agent::Body::Message(by_task("b")));
+    assert!(events(&effects).is_empty(), "{effects:?}");
 }
 
 fn guest_call(executor: &ExecutorRef, task: &str) -> guest::Call {
