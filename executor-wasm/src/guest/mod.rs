@@ -36,8 +36,8 @@ use crate::spec::{Identity, TaskSpec};
 pub(crate) const MESSAGE_BYTES: usize = 64 << 10;
 /// Longest key of the store, prefix of keys, and name of a service. The master allows less.
 pub(crate) const KEY_BYTES: usize = 4 << 10;
-/// Longest value of the store. The master may allow less.
-pub(crate) const VALUE_BYTES: usize = 1 << 20;
+/// Longest value of the store. The master allows less.
+pub(crate) const VALUE_BYTES: usize = 256 << 10;
 /// Longest sentence about progress or health that is told; what is longer is cut.
 pub(crate) const SENTENCE_BYTES: usize = 1 << 10;
 /// Of a line of the log: all its texts together, ...
