@@ -179,3 +179,55 @@ fn only_so_many_ended_tasks_are_remembered() {
             .any(|effect| matches!(effect, Effect::CloseLink))
     );
 }
+
+#[test]
+fn how_far_a_task_is_waits_once_for_a_scheduler_that_is_away() {
+    let mut agent = Agent::registered();
+    let (task, executor, _) = agent.run(&aware("F"), "a");
+    let progress = |agent: &mut Agent, fraction: f64| {
+        let mut status = agent.status(&task, TaskState::TaskRunning);
+        status.usage = Some(tepui_api::ext::TaskUsage {
+            progress: Some(tepui_api::ext::task_usage::Progress {
+                fraction: Some(fraction),
+                message: None,
+            }),
+            ..Default::default()
+        });
+        agent.send(&executor, status)
+    };
+    let mut told = vec![the_update(&progress(&mut agent, 0.0)).status];
+    for step in 1..=1_000 {
+        let effects = progress(&mut agent, f64::from(step) / 1e3);
+        // The executor need not keep it either.
+        assert_eq!(event_types(&effects), ["ACKNOWLEDGED"]);
+    }
+    agent.update(&executor, &task, TaskState::TaskKilling);
+    progress(&mut agent, 0.5);
+    agent.update(&executor, &task, TaskState::TaskKilled);
+    while let [next] =
+        &updates(&agent.acknowledge(&task, &told.last().unwrap().uuid.clone().unwrap()))[..]
+    {
+        told.push(next.status.clone());
+    }
+    let told: Vec<(TaskState, Option<f64>)> = told
+        .iter()
+        .map(|status| {
+            let progress = status
+                .usage
+                .as_ref()
+                .and_then(|usage| usage.progress.as_ref());
+            (
+                status.state(),
+                progress.and_then(|progress| progress.fraction),
+            )
+        })
+        .collect();
+    let expected = [
+        (TaskState::TaskRunning, Some(0.0)),
+        (TaskState::TaskRunning, Some(1.0)),
+        (TaskState::TaskKilling, None),
+        (TaskState::TaskRunning, Some(0.5)),
+        (TaskState::TaskKilled, None),
+    ];
+    assert_eq!(told, expected);
+}
