@@ -16,6 +16,7 @@ mod logging;
 mod logs;
 mod patience;
 mod preinit;
+mod progress;
 mod ps;
 mod roles;
 mod run;

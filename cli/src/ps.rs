@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::client::{self, Client, MasterAddress};
-use crate::table;
+use crate::{progress, table};
 
 #[derive(Args, Debug)]
 pub(crate) struct Ps {
@@ -41,11 +41,7 @@ impl Ps {
                     cell(task, "host"),
                     cell(task, "cpus"),
                     cell(task, "mem"),
-                    cell(task, "message")
-                        .lines()
-                        .next()
-                        .unwrap_or_default()
-                        .to_owned(),
+                    message(task),
                 ]
             })
             .collect();
@@ -62,6 +58,18 @@ impl Ps {
             &rows,
         );
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The first line of what its last status says, or else how far it is.
+fn message(task: &Value) -> String {
+    let progress = &task["progress"];
+    match client::text(task, &["message"]).lines().next() {
+        None | Some("") => progress::told(
+            progress["fraction"].as_f64(),
+            client::text(progress, &["message"]),
+        ),
+        Some(line) => line.to_owned(),
     }
 }
 
@@ -132,6 +140,7 @@ fn rows(state: &Value, all: bool) -> Vec<Value> {
                 "mem": amount("mem"),
                 "reason": last["reason"],
                 "message": client::text(&last, &["message"]),
+                "progress": last["usage"]["progress"],
                 "timestamp": last["timestamp"],
             }));
         }
@@ -141,7 +150,7 @@ fn rows(state: &Value, all: bool) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
-    use super::rows;
+    use super::{message, rows};
     use serde_json::json;
 
     #[test]
@@ -164,5 +173,9 @@ mod tests {
         let all = rows(&state, true);
         assert_eq!(all.len(), 2);
         assert_eq!(all[1]["message"], "memory limit");
+        assert_eq!(message(&all[1]), "memory limit");
+        let running = json!({ "message": "", "progress": { "fraction": 0.5, "message": "reading" } });
+        assert_eq!(message(&running), "50 %: reading");
+        assert_eq!(message(&live[0]), "");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It is an ordinary framework: everything goes through the v1 API by the scheduler SDK.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use tepui_sdk_scheduler::{Choice, Config, Event, Events, Held, Placement, Schedu
 use crate::client::{self, Client, MasterAddress};
 use crate::further::Further;
 use crate::inputs::{Found, Inputs};
-use crate::{explain, logs, wasm};
+use crate::{explain, logs, progress, wasm};
 
 /// Exit codes that say the task did not end by itself. A guest may use the same numbers; the line on stderr tells.
 mod exit {
@@ -415,6 +415,7 @@ impl Run {
             launched: None,
             hostname: String::new(),
             said_where: false,
+            progress: progress::Lines::default(),
             placement: Placement::new(self.inputs.locality_wait),
             began: Instant::now(),
         };
@@ -459,6 +460,7 @@ struct Job<'a> {
     launched: Option<v1::AgentId>,
     hostname: String,
     said_where: bool,
+    progress: progress::Lines,
     placement: Placement,
     began: Instant,
 }
@@ -534,6 +536,7 @@ impl Job<'_> {
                     }
                     if state == v1::TaskState::TaskRunning {
                         self.say_where(status.message());
+                        self.say_progress(&status);
                     }
                     let began = matches!(
                         state,
@@ -597,6 +600,15 @@ impl Job<'_> {
         };
         if !std::mem::replace(&mut self.said_where, true) {
             eprintln!("tepui: {} serves http://{host}:{port}/", self.task_id);
+        }
+    }
+
+    /// For whoever sits there and waits; a script has the output of the task alone.
+    fn say_progress(&mut self, status: &v1::TaskStatus) {
+        if std::io::stderr().is_terminal()
+            && let Some(line) = self.progress.line(Instant::now(), status)
+        {
+            eprintln!("tepui: {line}");
         }
     }
 

@@ -420,6 +420,7 @@ mod tests {
 
     use bytes::Bytes;
     use tepui_api::ext::{LaunchPlan, launch_plan};
+    use tepui_api::guest;
     use tepui_api::v1::executor::{self, call, event};
     use tepui_api::v1::{FrameworkInfo, TaskId, framework_info};
     use tepui_api::{proto, recordio};
@@ -436,24 +437,41 @@ mod tests {
     struct Agent {
         events: mpsc::UnboundedSender<executor::Event>,
         statuses: mpsc::UnboundedReceiver<TaskStatus>,
+        messages: mpsc::UnboundedReceiver<Bytes>,
+    }
+
+    /// Where what an executor says goes.
+    #[derive(Clone)]
+    struct Ears {
+        statuses: mpsc::UnboundedSender<TaskStatus>,
+        messages: mpsc::UnboundedSender<Bytes>,
     }
 
     impl Agent {
         fn start(socket: &Path) -> Self {
             let listener = UnixListener::bind(socket).expect("the socket is free");
             let (events, outgoing) = mpsc::unbounded_channel();
-            let (incoming, statuses) = mpsc::unbounded_channel();
+            let (to_statuses, statuses) = mpsc::unbounded_channel();
+            let (to_messages, messages) = mpsc::unbounded_channel();
+            let ears = Ears {
+                statuses: to_statuses,
+                messages: to_messages,
+            };
             let mut outgoing = Some(outgoing);
             tokio::spawn(async move {
                 // The first connection is the subscription's.
                 while let Ok((stream, _)) = listener.accept().await {
                     match outgoing.take() {
                         Some(outgoing) => drop(tokio::spawn(subscription(stream, outgoing))),
-                        None => drop(tokio::spawn(calls(stream, incoming.clone()))),
+                        None => drop(tokio::spawn(calls(stream, ears.clone()))),
                     }
                 }
             });
-            Self { events, statuses }
+            Self {
+                events,
+                statuses,
+                messages,
+            }
         }
 
         fn send(&self, event: executor::Event) {
@@ -461,25 +479,46 @@ mod tests {
         }
 
         /// The next status, acknowledged.
-        async fn status(&mut self) -> (String, TaskState) {
+        async fn whole_status(&mut self) -> TaskStatus {
             let status = tokio::time::timeout(PATIENCE, self.statuses.recv())
                 .await
                 .expect("a status comes in time")
                 .expect("the executor lives");
-            let state = status.state();
-            let task_id = status.task_id.value.clone();
-            if state.is_terminal() {
+            if status.state().is_terminal() {
                 assert!(status.usage.is_some());
             }
             self.send(executor::Event {
                 r#type: Some(event::Type::Acknowledged as i32),
                 acknowledged: Some(event::Acknowledged {
-                    task_id: status.task_id,
-                    uuid: status.uuid.expect("every update has one"),
+                    task_id: status.task_id.clone(),
+                    uuid: status.uuid.clone().expect("every update has one"),
                 }),
                 ..executor::Event::default()
             });
-            (task_id, state)
+            status
+        }
+
+        async fn status(&mut self) -> (String, TaskState) {
+            let status = self.whole_status().await;
+            (status.task_id.value.clone(), status.state())
+        }
+
+        async fn message(&mut self) -> Envelope {
+            let message = tokio::time::timeout(PATIENCE, self.messages.recv())
+                .await
+                .expect("a message comes in time")
+                .expect("the executor lives");
+            Envelope::decode(&message).expect("it is an envelope")
+        }
+
+        fn say(&self, bytes: &[u8]) {
+            self.send(executor::Event {
+                r#type: Some(event::Type::Message as i32),
+                message: Some(event::Message {
+                    data: Bytes::copy_from_slice(bytes),
+                }),
+                ..executor::Event::default()
+            });
         }
 
         async fn expect(&mut self, task_id: &str, states: &[TaskState]) {
@@ -523,21 +562,60 @@ mod tests {
         }
     }
 
-    async fn calls(mut stream: UnixStream, statuses: mpsc::UnboundedSender<TaskStatus>) {
+    async fn calls(mut stream: UnixStream, ears: Ears) {
         while let Some((head, body)) = request(&mut stream).await {
-            let answer = if head.contains("application/recordio") {
+            let mut content = Vec::new();
+            let answer = if head.starts_with("post /api/v1/guest ") {
+                let call: guest::Call = proto::from_bytes(body).expect("a guest's call");
+                content = proto::to_vec(&answer(&call));
+                "200 OK"
+            } else if head.contains("application/recordio") {
                 "415 Unsupported Media Type"
             } else {
                 let call: executor::Call = proto::from_bytes(body).expect("a call");
-                assert_eq!(call.r#type(), call::Type::Update);
-                drop(statuses.send(call.update.expect("it has its content").status));
+                match call.r#type() {
+                    call::Type::Message => {
+                        let message = call.message.expect("it has its content");
+                        drop(ears.messages.send(message.data));
+                    }
+                    kind => {
+                        assert_eq!(kind, call::Type::Update);
+                        let update = call.update.expect("it has its content");
+                        drop(ears.statuses.send(update.status));
+                    }
+                }
                 "202 Accepted"
             };
-            let answer = format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\n\r\n");
-            if stream.write_all(answer.as_bytes()).await.is_err() {
+            let length = content.len();
+            let head = format!("HTTP/1.1 {answer}\r\ncontent-length: {length}\r\n\r\n");
+            let answer = [head.as_bytes(), &content].concat();
+            if stream.write_all(&answer).await.is_err() {
                 return;
             }
         }
+    }
+
+    /// A store in which every key has its own name for a value, and into which nothing fits.
+    fn answer(call: &guest::Call) -> guest::Answer {
+        use guest::{answer, request};
+        assert_eq!(
+            (call.framework_id.value.as_str(), call.executor_id.value.as_str()),
+            ("f", "e")
+        );
+        let body = match call.request.body.clone() {
+            Some(request::Body::Get(get)) => answer::Body::Value(guest::Value {
+                entry: Some(guest::Entry {
+                    value: format!("{} of {}", get.key, call.task_id.value).into(),
+                    version: 1,
+                }),
+            }),
+            _ => answer::Body::Failure(guest::Failure {
+                code: guest::failure::Code::Full as i32,
+                message: "it is full".to_owned(),
+                version: None,
+            }),
+        };
+        guest::Answer { body: Some(body) }
     }
 
     fn subscribed() -> executor::Event {
@@ -596,13 +674,10 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn tasks_live_and_die_as_the_agent_says() {
-        use TaskState::{TaskFailed, TaskKilled, TaskKilling, TaskRunning, TaskStarting};
-
-        let directory = tempfile::tempdir().expect("a directory");
-        let socket = directory.path().join("agent.sock");
-        let mut agent = Agent::start(&socket);
+    /// An agent, and an executor that serves it to its end.
+    fn beginning(directory: &Path) -> (Agent, tokio::task::JoinHandle<()>) {
+        let socket = directory.join("agent.sock");
+        let agent = Agent::start(&socket);
         let runtime = Runtime::new(&Settings {
             threads: 1,
             pool_slots: 8,
@@ -616,6 +691,48 @@ mod tests {
             serve(config, &runtime, runner).await.expect("no error");
         });
         agent.send(subscribed());
+        (agent, served)
+    }
+
+    #[tokio::test]
+    async fn what_guests_ask_goes_to_the_agent_and_comes_back() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (mut agent, _served) = beginning(directory.path());
+        agent.send(launch("asker", "asker", directory.path()));
+        let states = [TaskState::TaskStarting, TaskState::TaskRunning];
+        agent.expect("asker", &states).await;
+        agent.say(b"no envelope");
+        agent.say(br#"{"task_id":"another","text":"x"}"#);
+        agent.say(br#"{"task_id":"asker","text":"key"}"#);
+        let message = agent.message().await;
+        assert_eq!(message.task_id, "asker");
+        assert_eq!(&message.data[..], b"key of asker");
+        // The first word of its progress is told at once; of those that came after, the last.
+        let first = agent.whole_status().await;
+        let usage = first.usage.as_ref().expect("it says how far it is");
+        assert!(usage.progress.is_some() && first.state() == TaskState::TaskRunning);
+        agent.say(br#"{"task_id":"asker","text":"end"}"#);
+        let mut told = 0;
+        let last = loop {
+            let status = agent.whole_status().await;
+            if status.state().is_terminal() {
+                break status;
+            }
+            told += 1;
+        };
+        assert!(told <= 2, "{told} between a few moments");
+        assert_eq!(last.state(), TaskState::TaskFinished, "{}", last.message());
+        let usage = last.usage.as_ref().expect("every last status has it");
+        let progress = usage.progress.as_ref().expect("it was told");
+        assert_eq!(progress.fraction, Some(0.75));
+    }
+
+    #[tokio::test]
+    async fn tasks_live_and_die_as_the_agent_says() {
+        use TaskState::{TaskFailed, TaskKilled, TaskKilling, TaskRunning, TaskStarting};
+
+        let directory = tempfile::tempdir().expect("a directory");
+        let (mut agent, served) = beginning(directory.path());
 
         agent.send(launch("spinner", "spin", directory.path()));
         agent.expect("spinner", &[TaskStarting, TaskRunning]).await;

@@ -43,7 +43,8 @@ pub enum Event {
     /// The state of an operation that was given an id. These are never acknowledged automatically: send
     /// ACKNOWLEDGE_OPERATION_STATUS with [`Scheduler::call`](crate::Scheduler::call) if it has a `uuid`.
     OperationUpdate(OperationStatus),
-    /// Bytes from an executor, which may get lost on the way.
+    /// Bytes from an executor, which may get lost on the way. Those of wasm tasks are an
+    /// [`Envelope`](crate::Envelope), which names the task.
     Message {
         /// Where the executor runs.
         agent_id: AgentId,

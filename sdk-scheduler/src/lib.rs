@@ -48,6 +48,8 @@ pub use tepui_api::ext;
 pub use tepui_api::v1;
 
 pub use tepui_access::Credential;
+/// What the bytes to and from wasm tasks are: see [`Scheduler::message_task`] and [`Event::Message`].
+pub use tepui_api::envelope::{Envelope, EnvelopeError};
 
 pub use driver::connect;
 pub use error::{CallError, Error};

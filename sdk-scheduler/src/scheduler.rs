@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tepui_api::envelope::Envelope;
 use tepui_api::v1::offer::{Operation, operation};
 use tepui_api::v1::scheduler::{Call, call};
 use tepui_api::v1::{
@@ -190,6 +191,25 @@ impl Scheduler {
         };
         self.make(call::Type::Message, |call| call.message = Some(message))
             .await
+    }
+
+    /// Sends bytes to one wasm task: in an [`Envelope`], so that the executor knows for which of its tasks they are. `executor` is
+    /// the one that the task's statuses or its messages name. They may get lost on the way.
+    ///
+    /// # Errors
+    /// As the master answers.
+    pub async fn message_task(
+        &self,
+        agent: &AgentId,
+        executor: &ExecutorId,
+        task: &TaskId,
+        data: impl Into<Bytes>,
+    ) -> Result<(), CallError> {
+        let envelope = Envelope {
+            task_id: task.value.clone(),
+            data: data.into(),
+        };
+        self.message(agent, executor, envelope.encode()).await
     }
 
     /// Ends an executor with all its tasks.
