@@ -174,7 +174,8 @@ mod tests {
         assert_eq!(all.len(), 2);
         assert_eq!(all[1]["message"], "memory limit");
         assert_eq!(message(&all[1]), "memory limit");
-        let running = json!({ "message": "", "progress": { "fraction": 0.5, "message": "reading" } });
+        let running =
+            json!({ "message": "", "progress": { "fraction": 0.5, "message": "reading" } });
         assert_eq!(message(&running), "50 %: reading");
         assert_eq!(message(&live[0]), "");
     }

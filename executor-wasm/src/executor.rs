@@ -599,7 +599,10 @@ mod tests {
     fn answer(call: &guest::Call) -> guest::Answer {
         use guest::{answer, request};
         assert_eq!(
-            (call.framework_id.value.as_str(), call.executor_id.value.as_str()),
+            (
+                call.framework_id.value.as_str(),
+                call.executor_id.value.as_str()
+            ),
             ("f", "e")
         );
         let body = match call.request.body.clone() {
