@@ -596,7 +596,7 @@ mod tests {
     }
 
     /// A store in which every key has its own name for a value, and into which nothing fits.
-    fn answer(call: &guest::Call) -> guest::Answer {
+    fn answer(call: &guest::Call) -> Answer {
         use guest::{answer, request};
         assert_eq!(
             (
@@ -618,7 +618,7 @@ mod tests {
                 version: None,
             }),
         };
-        guest::Answer { body: Some(body) }
+        Answer { body: Some(body) }
     }
 
     fn subscribed() -> executor::Event {
