@@ -162,6 +162,10 @@ fn install_ip() {
 
 fn test(more: &[&str]) -> anyhow::Result<()> {
     prepare()?;
+    // A workspace of its own, for it is compiled to wasm; outside of wasm it says so.
+    run(cargo()
+        .args(["test", "--manifest-path", "sdk-guest/Cargo.toml"])
+        .env("CARGO_TARGET_DIR", target().join("guests")))?;
     run(cargo().args(["test", "--workspace"]).args(more))?;
     demo::run()
 }
