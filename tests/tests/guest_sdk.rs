@@ -138,6 +138,13 @@ fn a_task_knows_itself_and_its_reports_become_few_statuses() {
             last["usage"]["progress"],
             json!({ "fraction": 1.0, "message": "step 10 of 10" })
         );
+        let shown = cluster.json(&["ps", "--all", "--json"]);
+        let shown = shown
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|task| task["id"] == form);
+        assert_eq!(shown.unwrap()["progress"]["fraction"], 1.0, "{shown:?}");
         assert_eq!(last["healthy"], true);
         let early = statuses.iter().filter(|status| {
             status["state"] == "TASK_RUNNING" && status["usage"]["progress"]["fraction"].is_number()
