@@ -1,5 +1,7 @@
 //! What a guest asks of its cluster, by the SDK: as a module, as a component and as an HTTP service.
 
+#![allow(clippy::unwrap_used, reason = "what cannot be had here ends the test")]
+
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;

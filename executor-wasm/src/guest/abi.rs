@@ -77,11 +77,10 @@ struct Buffer {
 
 impl<'a> Call<'a> {
     fn new(mut caller: Caller<'a, State>) -> wasmtime::Result<Self> {
-        let memory = match caller.get_export("memory") {
-            Some(Extern::Memory(memory)) => memory,
-            _ => wasmtime::bail!(
+        let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
+            wasmtime::bail!(
                 "the module imports from {MODULE}, whose functions read and write its memory, but exports none as \"memory\""
-            ),
+            );
         };
         Ok(Self { caller, memory })
     }
