@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tepui_agent_core::{Parent, PrepareFailure, Volume, volumes_of};
 use tepui_api::ext::{self, LaunchPlan, launch_plan};
 use tepui_api::v1::{self, command_info::Uri, environment, task_status::Reason};
+use tepui_model::{plain_lines, without_credentials};
 use tepui_wall::Identity;
 use tokio::sync::watch;
 
@@ -85,7 +86,7 @@ impl From<PrepareError> for PrepareFailure {
     fn from(error: PrepareError) -> Self {
         Self {
             reason: Reason::ContainerLaunchFailed,
-            message: error.to_string(),
+            message: plain_lines(&without_credentials(&error.to_string())),
         }
     }
 }

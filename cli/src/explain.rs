@@ -37,7 +37,7 @@ impl Explain {
                     let state = client.operator("GET_STATE").await?;
                     let found = find(&state["get_state"], what)?;
                     if let (Some(task), false) = (&found.task, self.json) {
-                        println!("{task}");
+                        println!("{}", tepui_model::plain(task));
                     }
                     ("framework", found.framework)
                 }
@@ -53,7 +53,7 @@ impl Explain {
             if self.json {
                 println!("{}", serde_json::to_string_pretty(&answer)?);
             } else {
-                print!("{}", told(&answer));
+                print!("{}", tepui_model::plain_lines(&told(&answer)));
             }
             Ok(ExitCode::SUCCESS)
         })

@@ -122,7 +122,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("tepui: {error:#}");
+            eprintln!("tepui: {}", tepui_model::plain_lines(&format!("{error:#}")));
             ExitCode::from(1)
         }
     }

@@ -13,6 +13,7 @@ use tepui_api::ext::WasmInfo;
 use tepui_api::ext::wasm_info::Preopen;
 use tepui_api::v1;
 use tepui_api::v1::task_status::Reason;
+use tepui_model::{plain, plain_lines};
 use tepui_sdk_scheduler::{Choice, Config, Event, Events, Held, Placement, Scheduler, connect};
 
 use crate::client::{self, Client, MasterAddress};
@@ -108,7 +109,7 @@ pub(crate) struct Run {
     arguments: Vec<String>,
 }
 
-fn parse_mem(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_mem(text: &str) -> Result<u64, String> {
     match tepui_model::parse_size(text) {
         Ok(bytes) if bytes >= 1 << 20 => Ok(bytes),
         Ok(_) => Err("a task needs at least 1 MB".to_owned()),
@@ -589,16 +590,18 @@ impl Job<'_> {
             // Of two bodies, the one that was not expected.
             if message.starts_with("runs its native body") && !self.said_where {
                 self.said_where = true;
-                eprintln!("tepui: {} {message}", self.task_id);
+                eprintln!("tepui: {} {}", self.task_id, plain(message));
             }
             return;
         };
+        let address = &plain(address);
         let port = address.rsplit(':').next().unwrap_or_default();
         let host = match address.starts_with("0.0.0.0:") || address.starts_with("[::]:") {
             true => self.hostname.as_str(),
             false => address.strip_suffix(&format!(":{port}")).unwrap_or(address),
         };
         if !std::mem::replace(&mut self.said_where, true) {
+            let host = plain(host);
             eprintln!("tepui: {} serves http://{host}:{port}/", self.task_id);
         }
     }
@@ -759,8 +762,8 @@ impl Job<'_> {
 
     /// The exit code of an ending, with a line on stderr unless the task simply exited.
     fn verdict(&self, status: &v1::TaskStatus) -> ExitCode {
-        let message = status.message();
-        if let Some(code) = own_code(status.state(), message) {
+        let message = plain_lines(status.message());
+        if let Some(code) = own_code(status.state(), &message) {
             return ExitCode::from(code);
         }
         let code = ended_by(status);

@@ -1,5 +1,7 @@
 //! Rows drawn as columns that line up.
 
+use tepui_model::plain;
+
 /// Prints rows under a heading; the last column is never padded.
 pub(crate) fn print(heading: &[&str], rows: &[Vec<String>]) {
     print!("{}", render(heading, rows));
@@ -7,14 +9,18 @@ pub(crate) fn print(heading: &[&str], rows: &[Vec<String>]) {
 
 fn render(heading: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = heading.iter().map(|word| word.len()).collect();
-    for row in rows {
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| plain(cell)).collect())
+        .collect();
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
     let mut text = String::new();
     let heading: Vec<String> = heading.iter().map(|word| (*word).to_owned()).collect();
-    for row in std::iter::once(&heading).chain(rows) {
+    for row in std::iter::once(&heading).chain(&rows) {
         for (column, cell) in row.iter().enumerate() {
             text.push_str(cell);
             if column + 1 < row.len() {
@@ -44,5 +50,11 @@ mod tests {
             render(&["ID", "STATE"], &rows),
             "ID    STATE\na     b\nlong  c\n"
         );
+    }
+
+    #[test]
+    fn what_others_named_does_not_speak_to_the_terminal() {
+        let rows = vec![vec!["\x1b[2Ja\nb".to_owned()]];
+        assert_eq!(render(&["ID"], &rows), "ID\n\\u{1b}[2Ja\\nb\n");
     }
 }

@@ -25,7 +25,7 @@ pub(crate) struct Service {
     #[arg(long, help_heading = "HTTP services", value_parser = parse_duration)]
     request_time: Option<Duration>,
     /// Memory one instance may hold (all of the task's)
-    #[arg(long, help_heading = "HTTP services", value_parser = parse_size)]
+    #[arg(long, help_heading = "HTTP services", value_parser = crate::run::parse_mem)]
     instance_mem: Option<u64>,
     /// Requests at once; more wait (128)
     #[arg(long, help_heading = "HTTP services", value_parser = clap::value_parser!(u32).range(1..))]

@@ -8,17 +8,22 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
-use wasmtime::component::Component;
+use tepui_model::plain;
+use wasmtime::component::types::{ComponentFunc, ComponentItem};
+use wasmtime::component::{Component, Type};
 use wasmtime::{Engine, Module, UnknownImportError};
 
+use crate::ending::{bounded, named};
 use crate::engines::{
     EngineError, Metering, baseline_engine, component_linker, linker, on_demand_engine,
     unoptimised_engine,
 };
 use crate::task::Entry;
-use crate::world::{Shape, Worlds, provider_of_function, provider_of_interface};
+use crate::world::{COMMAND, SERVICE, Shape, Worlds, provider_of_function, provider_of_interface};
 
 const MAGIC: &[u8] = b"\0asm";
+/// What is told of a message of the parsers and compilers.
+const MESSAGE_BYTES: usize = 2_048;
 
 /// Why a file is not compiled.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +89,14 @@ pub enum CompileError {
         /// What does not fit.
         message: String,
     },
+    /// What it is to be started by is of another type.
+    #[error("the component cannot be started: its {world} is not that of WASI 0.2, whose {wanted}")]
+    WrongExport {
+        /// Which.
+        world: &'static str,
+        /// What it would be.
+        wanted: &'static str,
+    },
     /// Nothing in it can be called.
     #[error("{message}")]
     NoStart {
@@ -115,7 +128,7 @@ impl CompileError {
             Self::Invalid { .. } => "invalid",
             Self::MissingImport { .. } | Self::MissingInterface { .. } => "missing_import",
             Self::WrongImport { .. } => "wrong_import",
-            Self::NoStart { .. } | Self::NoWorld { .. } => "no_start",
+            Self::NoStart { .. } | Self::NoWorld { .. } | Self::WrongExport { .. } => "no_start",
             Self::Engine(_) => "engine",
         }
     }
@@ -267,41 +280,100 @@ fn compile_component(
     shape: &Shape,
 ) -> Result<Vec<u8>, CompileError> {
     if let Some(name) = shape.newer() {
-        return Err(CompileError::Newer {
-            name: name.to_owned(),
-        });
+        return Err(CompileError::Newer { name: named(name) });
     }
     let invalid = |error: wasmtime::Error| CompileError::Invalid {
         message: one_line(&format!("{error:#}")),
     };
     let component = Component::new(engine, binary).map_err(invalid)?;
     if let Err(error) = component_linker(engine)?.instantiate_pre(&component) {
-        let message = one_line(&format!("{error:#}"));
-        let missing = message.contains("was not found in the linker");
-        let named = |name: &&String| message.contains(&format!("`{name}`"));
-        return Err(match shape.imports.iter().find(named) {
-            Some(name) if missing => CompileError::MissingInterface { name: name.clone() },
-            _ => CompileError::WrongImport { message },
+        let whole = format!("{error:#}");
+        let missing = whole.contains("was not found in the linker");
+        let is_named = |name: &&String| whole.contains(&format!("`{name}`"));
+        return Err(match shape.imports.iter().find(is_named) {
+            Some(name) if missing => CompileError::MissingInterface { name: named(name) },
+            _ => CompileError::WrongImport {
+                message: one_line(&whole),
+            },
         });
     }
-    if Worlds::of(shape.exports.iter().map(String::as_str)).is_none() {
+    let worlds = Worlds::of(shape.exports.iter().map(String::as_str));
+    if worlds.is_none() {
         let exports = match shape.exports.as_slice() {
             [] => "nothing".to_owned(),
-            names => names.join(", "),
+            names => one_line(&names.join(", ")),
         };
         return Err(CompileError::NoWorld { exports });
     }
+    if worlds.command && !is_command(&component) {
+        return Err(CompileError::WrongExport {
+            world: COMMAND,
+            wanted: "run takes nothing and gives a result without values",
+        });
+    }
+    if worlds.service && !is_service(&component) {
+        return Err(CompileError::WrongExport {
+            world: SERVICE,
+            wanted: "handle takes a request and a place for the response and gives nothing",
+        });
+    }
     component.serialize().map_err(invalid)
+}
+
+fn is_command(component: &Component) -> bool {
+    let Some(function) = entry(component, "run", |worlds| worlds.command) else {
+        return false;
+    };
+    let gives = match function.results().collect::<Vec<_>>().as_slice() {
+        [Type::Result(result)] => result.ok().is_none() && result.err().is_none(),
+        _ => false,
+    };
+    gives && function.params().len() == 0
+}
+
+fn is_service(component: &Component) -> bool {
+    let Some(function) = entry(component, "handle", |worlds| worlds.service) else {
+        return false;
+    };
+    let takes: Vec<Type> = function.params().map(|(_, of)| of).collect();
+    matches!(takes.as_slice(), [Type::Own(_), Type::Own(_)]) && function.results().len() == 0
+}
+
+/// The function a component is started by in a world.
+fn entry(
+    component: &Component,
+    function: &str,
+    is_of: impl Fn(Worlds) -> bool,
+) -> Option<ComponentFunc> {
+    let engine = component.engine();
+    let exported = component.component_type();
+    let (_, export) = exported
+        .exports(engine)
+        .find(|(name, _)| is_of(Worlds::of(std::iter::once(*name))))?;
+    let ComponentItem::ComponentInstance(instance) = export.ty else {
+        return None;
+    };
+    match instance.get_export(engine, function)?.ty {
+        ComponentItem::ComponentFunc(function) => Some(function),
+        _ => None,
+    }
 }
 
 /// What a module that lacks a function of its host is told.
 pub(crate) fn missing_function(module: &str, name: &str) -> String {
     let provider = provider_of_function(module, name);
+    let (module, name) = (named(module), named(name));
     format!("the module imports {module}::{name}, which does not exist here: {provider}")
 }
 
+/// A message as one line that can be told: some repeat the line of text they complain about, whatever its length.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let beginning = bounded(text, MESSAGE_BYTES);
+    let mut line = beginning.split_whitespace().collect::<Vec<_>>().join(" ");
+    if beginning.len() < text.len() {
+        line.push_str(" ...");
+    }
+    plain(&line)
 }
 
 /// Writes beside the final name and renames: whoever maps the file must never see it change.
@@ -418,6 +490,46 @@ mod tests {
                 error.contains(name) && error.contains("0.1.0 of tepui:guest"),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn words_of_a_module_are_told_without_effect_and_not_at_length() {
+        let named =
+            r#"(module (import "\1b[31mred\0a" "x\e2\80\ae" (func)) (func (export "_start")))"#;
+        let told = refusal(named.as_bytes()).to_string();
+        assert!(
+            told.starts_with("the module imports \\u{1b}[31mred\\n::x\\u{202e}, which"),
+            "{told}"
+        );
+        let told = refusal("(".repeat(100_000).as_bytes()).to_string();
+        assert!(told.starts_with("the module is not valid: "), "{told}");
+        assert!(told.len() < 2 * MESSAGE_BYTES);
+    }
+
+    #[test]
+    fn a_world_of_another_type_is_refused() {
+        let component = |export: &str| {
+            format!(
+                r#"(component
+                    (core module $m (func (export "r") (param i32) (result i32) (i32.const 0)))
+                    (core instance $i (instantiate $m))
+                    (func $f (param "a" u32) (result u32) (canon lift (core func $i "r")))
+                    (instance $x (export "run" (func $f)) (export "handle" (func $f)))
+                    (export "{export}" (instance $x)))"#
+            )
+        };
+        for (export, world) in [
+            ("wasi:cli/run@0.2.0", "wasi:cli/run"),
+            (
+                "wasi:http/incoming-handler@0.2.0",
+                "wasi:http/incoming-handler",
+            ),
+        ] {
+            let error = refusal(component(export).as_bytes());
+            assert_eq!(error.kind(), "no_start");
+            let told = format!("the component cannot be started: its {world} is not that of");
+            assert!(error.to_string().starts_with(&told), "{error}");
         }
     }
 

@@ -28,6 +28,11 @@ const PATIENCE: Duration = Duration::from_secs(600);
 const BODY_PIECES: usize = 4;
 const BODY_PIECE_BYTES: usize = 64 << 10;
 
+/// What a body a guest writes may have on its way.
+pub(crate) const BODY_BYTES: u64 = (BODY_PIECES * BODY_PIECE_BYTES) as u64;
+/// The longest head of an answer, and what is read of its body at a time.
+const ANSWER_READ_BYTES: usize = 64 << 10;
+
 /// A response, and the connection it comes by, which has to be driven until its body has been read.
 type Sent = (
     http::Response<WasiBody>,
@@ -87,7 +92,9 @@ async fn send(
             true => Box::new(encrypt(&host, stream).await?),
             false => Box::new(stream),
         };
-        Ok::<_, Error>(http1::handshake(TokioIo::new(stream)).await?)
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(ANSWER_READ_BYTES);
+        Ok::<_, Error>(builder.handshake(TokioIo::new(stream)).await?)
     };
     let connected = timeout(patience(options.connect_timeout), connecting).await;
     let (mut sender, connection) = connected.map_err(|_| Error::ConnectionTimeout)??;

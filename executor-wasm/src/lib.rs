@@ -14,6 +14,7 @@ mod engines;
 mod executor;
 mod governor;
 mod guest;
+mod hosted;
 mod http;
 mod limits;
 mod modules;

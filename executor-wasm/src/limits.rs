@@ -1,4 +1,4 @@
-//! The memory limit of a task: one sum over all memories and tables of its store.
+//! The memory limit of a task: one sum over all memories and tables of its stores, and what the host holds for them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,14 +22,21 @@ pub struct MemoryLimit {
     pub current: u64,
     /// By how much it wanted to grow.
     pub wanted: u64,
+    /// Whether this is the limit of one instance of a service, not of the task.
+    pub of_instance: bool,
 }
 
 impl fmt::Display for MemoryLimit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
-            "memory limit {} reached growing by {} (held {})",
+            "memory limit {}{} reached growing by {} (held {})",
             format_bytes(self.limit),
+            if self.of_instance {
+                " of an instance"
+            } else {
+                ""
+            },
             format_bytes(self.wanted),
             format_bytes(self.current)
         )
@@ -160,6 +167,8 @@ pub(crate) struct Limits {
     own_limit: Option<u64>,
     policy: MemoryPolicy,
     held: u64,
+    /// What of that the host holds, beside the memories.
+    hosted: u64,
     /// What the last granted growth added, in case the system then cannot give it.
     last: u64,
     refused: Option<MemoryLimit>,
@@ -173,6 +182,7 @@ impl Limits {
             own_limit: None,
             policy,
             held: 0,
+            hosted: 0,
             last: 0,
             refused: None,
             meter,
@@ -194,32 +204,65 @@ impl Limits {
         self.refused
     }
 
+    /// Bytes it may still take; `None` if nothing bounds it.
+    pub(crate) fn room(&self) -> Option<u64> {
+        let used = self.meter.memory.load(Ordering::Relaxed);
+        let of_task = self.limit.map(|limit| limit.saturating_sub(used));
+        let of_store = self.own_limit.map(|limit| limit.saturating_sub(self.held));
+        of_task.into_iter().chain(of_store).min()
+    }
+
+    /// Takes note of what the host now holds for the store. A guest cannot be refused it, so the error ends it.
+    pub(crate) fn host_holds(&mut self, bytes: u64) -> Result<(), MemoryLimit> {
+        if let Some(more) = bytes.checked_sub(self.hosted) {
+            self.take(more)?;
+        } else {
+            let less = self.hosted - bytes;
+            self.held -= less;
+            self.meter.memory.fetch_sub(less, Ordering::Relaxed);
+        }
+        self.hosted = bytes;
+        Ok(())
+    }
+
     fn grow(&mut self, wanted: u64) -> wasmtime::Result<bool> {
+        match (self.take(wanted), self.policy) {
+            (Ok(()), _) => {
+                self.last = wanted;
+                Ok(true)
+            }
+            (Err(refused), MemoryPolicy::EndTask) => Err(refused.into()),
+            (Err(_), MemoryPolicy::Refuse) => Ok(false),
+        }
+    }
+
+    fn take(&mut self, wanted: u64) -> Result<(), MemoryLimit> {
         let before = self.meter.memory.fetch_add(wanted, Ordering::Relaxed);
-        let crossed = [(self.own_limit, self.held), (self.limit, before)]
+        let limits = [
+            (self.own_limit, self.held, true),
+            (self.limit, before, false),
+        ];
+        let crossed = limits
             .into_iter()
-            .find_map(|(limit, current)| {
+            .find_map(|(limit, current, of_instance)| {
                 let limit = limit.filter(|limit| current.saturating_add(wanted) > *limit)?;
                 Some(MemoryLimit {
                     limit,
                     current,
                     wanted,
+                    of_instance,
                 })
             });
         let Some(refused) = crossed else {
             self.held += wanted;
-            self.last = wanted;
             self.meter
                 .memory_peak
                 .fetch_max(before + wanted, Ordering::Relaxed);
-            return Ok(true);
+            return Ok(());
         };
         self.meter.memory.fetch_sub(wanted, Ordering::Relaxed);
         self.refused = Some(refused);
-        match self.policy {
-            MemoryPolicy::EndTask => Err(refused.into()),
-            MemoryPolicy::Refuse => Ok(false),
-        }
+        Err(refused)
     }
 
     fn take_back(&mut self) {
@@ -345,13 +388,39 @@ mod tests {
         };
         let (mut first, mut second) = (store(), store());
         assert!(!first.memory_growing(0, 41 * MIB, None).expect("refused"));
-        assert_eq!(first.refused().expect("known").limit, 40 * MIB as u64);
+        let refused = first.refused().expect("known");
+        assert_eq!(
+            refused.to_string(),
+            "memory limit 40 MiB of an instance reached growing by 41 MiB (held 0 B)"
+        );
         assert!(first.memory_growing(0, 40 * MIB, None).expect("granted"));
         assert!(!second.memory_growing(0, 25 * MIB, None).expect("refused"));
         assert_eq!(second.refused().expect("known").limit, 64 * MIB as u64);
         drop(first);
         assert!(second.memory_growing(0, 25 * MIB, None).expect("granted"));
         assert_eq!(meter.memory_peak(), 40 * MIB as u64);
+    }
+
+    #[test]
+    fn what_the_host_holds_counts_as_well() {
+        let mut limits = limits(MemoryPolicy::Refuse);
+        assert!(limits.memory_growing(0, 40 * MIB, None).expect("granted"));
+        limits.host_holds(20 * MIB as u64).expect("it fits");
+        assert_eq!(limits.room(), Some(4 * MIB as u64));
+        assert!(
+            !limits
+                .memory_growing(40 * MIB, 45 * MIB, None)
+                .expect("refused")
+        );
+        let crossed = limits
+            .host_holds(25 * MIB as u64)
+            .expect_err("it is too much");
+        assert_eq!(
+            crossed.to_string(),
+            "memory limit 64 MiB reached growing by 5 MiB (held 60 MiB)"
+        );
+        limits.host_holds(0).expect("less always fits");
+        assert_eq!(limits.room(), Some(24 * MIB as u64));
     }
 
     #[test]

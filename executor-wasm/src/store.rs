@@ -12,8 +12,9 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::guest::Guest;
 use crate::guest::component::HOSTCALL_BYTES;
+use crate::hosted::{Census, held};
 use crate::http::Http;
-use crate::limits::Limits;
+use crate::limits::{Limits, MemoryLimit};
 use crate::output::Output;
 use crate::spec::TaskSpec;
 use crate::task::Surroundings;
@@ -32,11 +33,31 @@ pub(crate) struct State {
     guest: Arc<Guest>,
     /// Why the guest's last call of the cluster failed.
     last_failure: Option<String>,
+    census: Census,
+    /// What the host holds for it is too much.
+    over: Option<MemoryLimit>,
+    engine: Engine,
 }
 
 impl State {
+    /// Counts now and then what the host holds for the guest. Too much ends it the next time it computes.
+    fn take_stock(&mut self) {
+        if !self.census.is_due() {
+            return;
+        }
+        let held = held(self.wasi.ctx().table);
+        match self.limits.host_holds(held) {
+            Ok(()) => self.census.took(self.limits.room()),
+            Err(limit) => {
+                self.over = Some(limit);
+                // Nobody waits for the clock.
+                self.engine.increment_epoch();
+            }
+        }
+    }
+
     /// The last growth of memory it was refused.
-    pub(crate) fn refused(&self) -> Option<crate::limits::MemoryLimit> {
+    pub(crate) fn refused(&self) -> Option<MemoryLimit> {
         self.limits.refused()
     }
 
@@ -74,6 +95,7 @@ impl WasiView for State {
 
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
+        self.take_stock();
         WasiHttpCtxView {
             ctx: &mut self.http_ctx,
             table: self.wasi.ctx().table,
@@ -153,7 +175,11 @@ impl Furniture {
             .with_own(allowance.memory),
             guest: Arc::clone(&surroundings.guest),
             last_failure: None,
+            census: Census::default(),
+            over: None,
+            engine: engine.clone(),
         };
+
         let mut store = Store::new(engine, state);
         store.data_mut().ctx().table.set_max_capacity(spec.handles);
         store.limiter(|state| &mut state.limits);
@@ -173,6 +199,9 @@ impl Furniture {
         store.epoch_deadline_callback(move |context| {
             if switch.is_off() {
                 return Ok(UpdateDeadline::Interrupt);
+            }
+            if let Some(limit) = context.data().over {
+                return Err(limit.into());
             }
             if tells_fuel && let Ok(fuel) = context.get_fuel() {
                 meter.set_fuel_left(fuel);
@@ -197,6 +226,7 @@ impl Furniture {
                 });
         }
         builder
+            .max_random_size(HOSTCALL_BYTES as u64)
             .args(&spec.arguments)
             .envs(&spec.environment)
             .stdout(self.stdout.clone())

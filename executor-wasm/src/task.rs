@@ -6,7 +6,7 @@ use wasmtime::{Engine, ExternType, Module, PoolConcurrencyLimitError, Store, Val
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 use crate::coredump;
-use crate::ending::{NAME_BYTES, bounded, ending, place};
+use crate::ending::{ending, named, place};
 use crate::engines::Engines;
 use crate::guest::Guest;
 use crate::limits::{MemoryLimit, Meter, OutputLimit};
@@ -56,7 +56,7 @@ impl Entry {
                 let more = exports.len().saturating_sub(EXPORTS_LISTED);
                 let names: Vec<String> = exports
                     .take(EXPORTS_LISTED)
-                    .map(|export| bounded(export.name(), NAME_BYTES).to_owned())
+                    .map(|export| named(export.name()))
                     .collect();
                 let listed = match (names.is_empty(), more) {
                     (true, _) => "nothing".to_owned(),
@@ -104,7 +104,10 @@ impl End {
             Ending::Fuel { limit } => format!("the fuel limit of the task, {limit}, is reached"),
             Ending::Exited(status) => format!("the guest exited with status {status}"),
             Ending::Trapped { trap, backtrace } => format!("{trap}\n{backtrace}"),
-            Ending::NotLaunched { message } | Ending::Failed { message } => message.clone(),
+            Ending::NotLaunched { message } => message.clone(),
+            Ending::Failed { message } => {
+                format!("{message}\n{}", self.place).trim_end().to_owned()
+            }
             Ending::Output { limit } => OutputLimit { limit: *limit }.to_string(),
             Ending::Handles { limit } => format!("the handle limit, {limit}, is reached"),
             Ending::Killed | Ending::TimedOut { .. } => "the task ended".to_owned(),
@@ -150,6 +153,7 @@ pub(crate) async fn run(
             limit,
             current: 0,
             wanted: minimum,
+            of_instance: false,
         }));
     }
     if let Err(error) = surroundings.engines.flavour(spec.module.build()) {

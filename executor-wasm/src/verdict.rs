@@ -5,7 +5,7 @@ use std::time::Duration;
 use tepui_api::ext::{TaskUsage, launch_plan, task_usage};
 use tepui_api::v1::task_status::Reason;
 use tepui_api::v1::{Resource, TaskId, TaskResourceLimitation, TaskState, TaskStatus, value};
-use tepui_model::format_duration;
+use tepui_model::{format_duration, plain_lines};
 
 use crate::governor::Outcome;
 use crate::limits::{MemoryLimit, OutputLimit};
@@ -181,7 +181,7 @@ pub fn verdict(task_id: &str, outcome: &Outcome) -> TaskStatus {
             };
             fails_after(format!("{when}\n{place}").trim_end().to_owned())
         }
-        Ending::Failed { message } => fails_after(message.clone()),
+        Ending::Failed { message } => fails_after(told(message.clone())),
         Ending::Memory(limit) => {
             let mut status = failed(
                 Some(Reason::ContainerLimitationMemory),
@@ -215,6 +215,8 @@ pub fn verdict(task_id: &str, outcome: &Outcome) -> TaskStatus {
             status
         }
     };
+    // Words of the guest have come in by many ways; none of them is to speak to a terminal.
+    status.message = status.message.map(|message| plain_lines(&message));
     status.usage = Some(outcome.usage.into());
     status
 }
@@ -242,6 +244,7 @@ mod tests {
         limit: 64 << 20,
         current: 60 << 20,
         wanted: 16 << 20,
+        of_instance: false,
     };
 
     fn told(ending: Ending, refused: Option<MemoryLimit>) -> TaskStatus {
@@ -384,6 +387,19 @@ mod tests {
         assert_eq!(
             status.message(),
             "integer divide by zero after 1.2s\n  0: main at 0x2a"
+        );
+    }
+
+    #[test]
+    fn a_failure_of_the_host_is_told_with_its_place() {
+        let failed = Ending::Failed {
+            message: "pointer not aligned\x1b[2J".to_owned(),
+        };
+        let status = told(failed, None);
+        assert_eq!(status.state(), TaskState::TaskFailed);
+        assert_eq!(
+            status.message(),
+            "pointer not aligned\\u{1b}[2J after 1.2s\n  0: main at 0x2a"
         );
     }
 

@@ -315,6 +315,23 @@ fn a_trap_is_named_with_its_place() {
 }
 
 #[test]
+fn what_the_host_could_not_do_is_told_by_cause_time_and_place() {
+    let bench = Bench::new();
+    for (guest, cause) in [
+        ("throw", "thrown Wasm exception"),
+        ("no_memory", "the module exports no memory"),
+        ("unaligned", "Pointer not aligned"),
+    ] {
+        let status = run(bench.spec(guest));
+        assert_eq!(status.state(), TaskState::TaskFailed);
+        let told = before_when(&status);
+        assert!(told.starts_with(cause), "{}", status.message());
+        let (_, place) = status.message().split_once('\n').expect("it says where");
+        assert!(place.starts_with("  0: "), "{place}");
+    }
+}
+
+#[test]
 fn a_failure_leaves_a_core_dump_where_it_was_asked_for() {
     let bench = Bench::new();
     for guest in ["trap", "grow", "component_trap", "recurse"] {
@@ -443,6 +460,25 @@ fn memory_a_module_asks_for_from_the_beginning_counts_as_well() {
     let mut spec = bench.spec("two_memories");
     spec.memory_limit = None;
     assert_eq!(run(spec).state(), TaskState::TaskFinished);
+}
+
+#[test]
+fn what_the_host_holds_for_a_guest_counts_against_its_memory() {
+    let bench = Bench::new();
+    for policy in [MemoryPolicy::EndTask, MemoryPolicy::Refuse] {
+        let mut spec = bench.spec("fields");
+        spec.memory_limit = Some(8 * MIB);
+        spec.memory_policy = policy;
+        spec.handles = 2_000;
+        let status = run(spec);
+        assert_eq!(status.reason(), Reason::ContainerLimitationMemory);
+        let message = status.message();
+        assert!(
+            message.starts_with("memory limit 8 MiB reached"),
+            "{message}"
+        );
+        assert_eq!(limited(&status), ("mem".to_owned(), 8.0));
+    }
 }
 
 #[test]

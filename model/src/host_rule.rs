@@ -200,10 +200,11 @@ fn contains(network: IpAddr, bits: u8, address: IpAddr) -> bool {
 pub fn is_private_to_the_machine(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(address) => {
-            // Alibaba's and Oracle's metadata are outside the link-local network, in which the others' are.
-            const METADATA: [Ipv4Addr; 2] = [
+            // Alibaba's, Oracle's and Azure's are outside the link-local network, in which the others' metadata are.
+            const METADATA: [Ipv4Addr; 3] = [
                 Ipv4Addr::new(100, 100, 100, 200),
                 Ipv4Addr::new(192, 0, 0, 192),
+                Ipv4Addr::new(168, 63, 129, 16),
             ];
             address.is_loopback()
                 || address.octets()[0] == 0
@@ -213,7 +214,10 @@ pub fn is_private_to_the_machine(address: IpAddr) -> bool {
                 || METADATA.contains(&address)
         }
         IpAddr::V6(address) => {
-            const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+            const METADATA: [Ipv6Addr; 2] = [
+                Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+                Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+            ];
             // What is written inside these leads to an IPv4 address: NAT64 and the compatible form.
             let embedded = match address.segments() {
                 [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0, 0, 0, 0, 0, 0, high, low] => {
@@ -225,7 +229,7 @@ pub fn is_private_to_the_machine(address: IpAddr) -> bool {
                 || address.is_unspecified()
                 || address.is_unicast_link_local()
                 || address.is_multicast()
-                || address == METADATA
+                || METADATA.contains(&address)
                 || embedded.is_some_and(|inner| is_private_to_the_machine(IpAddr::V4(inner)))
         }
     }
@@ -323,6 +327,9 @@ mod tests {
             "64:ff9b::7f00:1",
             "fe80::1",
             "fd00:ec2::254",
+            "fd20:ce::254",
+            "168.63.129.16",
+            "::ffff:168.63.129.16",
             "100.100.100.200",
             "224.0.0.1",
             "255.255.255.255",

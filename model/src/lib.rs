@@ -11,6 +11,7 @@ pub mod generator;
 pub mod host_rule;
 pub mod ids;
 pub mod parse;
+pub mod plain;
 pub mod quantities;
 pub mod ranges;
 pub mod resource;
@@ -31,6 +32,7 @@ pub use ids::{
 pub use parse::{
     Attribute, AttributeValue, ParseError, parse_attributes, parse_quantities, parse_resources,
 };
+pub use plain::{plain, plain_lines, without_credentials};
 pub use quantities::Quantities;
 pub use ranges::{Ranges, RangesError};
 pub use resource::{
