@@ -504,6 +504,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_compiler_whose_task_is_gone_is_ended_unless_others_wait() {
+        // It has a child of its own, as one behind a wall may have.
+        let bench = bench(
+            r#"sleep 600 & echo $! > "$(dirname "$0")/child"; wait"#,
+            LONG,
+        );
+        let module = bench.module("abc", 10);
+        let started = || {
+            let compiler = bench.compiler.clone();
+            let module = module.clone();
+            tokio::spawn(async move { compiler.compile(&module, false, "f", &|_| {}).await })
+        };
+        let (one, other) = (started(), started());
+        let path = bench.directory.path().join("child");
+        let child = loop {
+            match std::fs::read_to_string(&path).map(|text| text.trim().to_owned()) {
+                Ok(child) if !child.is_empty() => break child,
+                _ => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        };
+        let runs = || {
+            let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+            // Nobody may have asked yet how it ended.
+            !stat.is_empty() && !stat.contains(") Z ")
+        };
+        one.abort();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(runs());
+        other.abort();
+        while runs() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
     async fn a_compiler_that_dies_is_described() {
         let killed = bench("kill -9 $$", LONG);
         let error = killed

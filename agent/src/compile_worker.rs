@@ -82,7 +82,8 @@ impl Worker {
             CompileError::NotRun(format!("{}: {error}", self.program.display()))
         };
         let mut child = command.spawn().map_err(not_run)?;
-        let group = child.id();
+        // However this ends: who gives up waiting drops it.
+        let mut group = Group(child.id());
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let whole = async {
             let (output, said, status) =
@@ -94,11 +95,12 @@ impl Worker {
             })
         };
         match tokio::time::timeout(self.time, whole).await {
-            Ok(child) => child.map_err(not_run),
-            Err(_) => {
-                kill_group(group);
-                Err(CompileError::TimedOut { limit: self.time })
+            Ok(child) => {
+                // It is gone, and its number may be somebody else's soon.
+                group.0 = None;
+                child.map_err(not_run)
             }
+            Err(_) => Err(CompileError::TimedOut { limit: self.time }),
         }
     }
 
@@ -146,6 +148,15 @@ async fn read_some(stream: Option<impl tokio::io::AsyncRead + Unpin>) -> Vec<u8>
         kept.extend_from_slice(&buffer[..count.min(room)]);
     }
     kept
+}
+
+/// The processes of a child, which are ended with this.
+struct Group(Option<u32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        kill_group(self.0);
+    }
 }
 
 fn kill_group(leader: Option<u32>) {

@@ -19,8 +19,10 @@ use crate::owner::Event;
 
 /// What the kernel counts a file's blocks in.
 const BLOCK_BYTES: u64 = 512;
-/// What each file, directory and link is counted with besides, for its entry and its inode: empty files fill a disk too.
+/// What each file, directory and link is counted with besides, for its entry and its inode.
 const ENTRY_BYTES: u64 = 512;
+/// What one without blocks of its own counts as: empty files fill a disk too, of which there can be only so many.
+const EMPTY_BYTES: u64 = 4_096;
 
 /// One directory and what may be in it.
 #[derive(Debug, Clone, PartialEq)]
@@ -164,7 +166,10 @@ fn used_bytes(path: &Path, except: &[PathBuf]) -> u64 {
             } else if metadata.nlink() > 1 && !seen.insert(metadata.ino()) {
                 continue;
             }
-            total += metadata.blocks() * BLOCK_BYTES + ENTRY_BYTES;
+            total += match metadata.blocks() {
+                0 => EMPTY_BYTES,
+                blocks => blocks * BLOCK_BYTES + ENTRY_BYTES,
+            };
         }
     }
     total
@@ -292,7 +297,7 @@ mod tests {
         for number in 0..1_000 {
             std::fs::write(many.join(number.to_string()), "").unwrap();
         }
-        assert!(used_bytes(&many, &[]) >= 1_000 * ENTRY_BYTES);
+        assert!(used_bytes(&many, &[]) >= 1_000 * EMPTY_BYTES);
         let allotment = Allotment {
             whose: Whose::Task(task("a", "", "", Vec::new()).task),
             path,

@@ -80,16 +80,15 @@ impl Reach {
         let refused = || ReachError::Directory {
             path: wanted.host_path.clone(),
         };
-        let within = |path: &Path| self.directories.iter().any(|own| path.starts_with(own));
         let plain = Path::new(&path);
         if !plain.is_absolute() || self.directories.is_empty() {
             return Err(refused());
         }
         let real = match plain.canonicalize() {
-            Ok(real) if within(&real) => real,
+            Ok(real) if self.is_allowed(&real) => real,
             Ok(_) => return Err(refused()),
-            // What is not there is told only where it could be had.
-            Err(error) if within(plain) => {
+            // What is not there is told only where it could be had: anything else would say what lies elsewhere.
+            Err(error) if self.could_hold(plain) => {
                 let cause = error.to_string();
                 return Err(ReachError::Missing { path, cause });
             }
@@ -103,6 +102,23 @@ impl Reach {
             host_path: real.to_string_lossy().into_owned(),
             ..wanted.clone()
         })
+    }
+
+    /// Whether a path that leads to nothing breaks off within what tasks may have. A link that leads on does not count, for
+    /// where it breaks off is elsewhere.
+    fn could_hold(&self, path: &Path) -> bool {
+        let mut last = path;
+        for ancestor in path.ancestors().skip(1) {
+            if let Ok(real) = ancestor.canonicalize() {
+                return !last.is_symlink() && self.is_allowed(&real);
+            }
+            last = ancestor;
+        }
+        false
+    }
+
+    fn is_allowed(&self, real: &Path) -> bool {
+        self.directories.iter().any(|own| real.starts_with(own))
     }
 
     /// The policy for a task that wants to reach those hosts. One it could never reach is refused here; what a rule with a
@@ -179,7 +195,9 @@ mod tests {
         std::fs::create_dir_all(allowed.join("data")).unwrap();
         std::fs::create_dir_all(own.path().join("secret")).unwrap();
         std::fs::write(allowed.join("file"), "").unwrap();
+        std::fs::write(own.path().join("secret/file"), "").unwrap();
         std::os::unix::fs::symlink("../secret", allowed.join("escape")).unwrap();
+        std::os::unix::fs::symlink("../none", allowed.join("nowhere")).unwrap();
         std::os::unix::fs::symlink("data", allowed.join("inside")).unwrap();
         let reach = Reach::new(std::slice::from_ref(&allowed), &[]).unwrap();
         let given = |path: &str| reach.directories(&[preopen(&allowed.join(path), "/x")]);
@@ -195,14 +213,25 @@ mod tests {
             "..",
             "../secret",
             "data/../../secret",
+            "../none",
+            "../secret/file",
+            "../secret/file/under",
+            "data/../../none",
             "escape/none",
+            "escape/file",
+            "nowhere",
+            "nowhere/under",
         ] {
+            let refused = given(path);
             assert!(
-                !matches!(given(path), Ok(_) | Err(ReachError::Allowed { .. })),
-                "{path}"
+                matches!(refused, Err(ReachError::Directory { .. })),
+                "{path}: {refused:?}"
             );
         }
-        assert!(matches!(given("escape"), Err(ReachError::Directory { .. })));
+        assert!(matches!(
+            given("none/../../secret"),
+            Err(ReachError::Missing { .. })
+        ));
         assert!(matches!(given("none"), Err(ReachError::Missing { .. })));
         assert!(matches!(given("file"), Err(ReachError::Missing { .. })));
         for guest in ["x", "/", ""] {
