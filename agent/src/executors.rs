@@ -48,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) layout: Layout,
     /// What an executor may use of memory beyond what its tasks were given.
     pub(crate) overhead_bytes: u64,
+    /// All memory of the agent: no executor's tasks have more, whatever their limits say.
+    pub(crate) memory_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -305,7 +307,9 @@ impl Shared {
     fn limits(&self, resources: &Resources) -> Limits {
         let tasks = (resources.mem().to_f64() * MEGABYTE) as u64;
         Limits {
-            memory_bytes: tasks.saturating_add(self.settings.overhead_bytes),
+            memory_bytes: tasks
+                .min(self.settings.memory_bytes)
+                .saturating_add(self.settings.overhead_bytes),
             cpus: resources.cpus().to_f64(),
         }
     }
@@ -774,6 +778,7 @@ mod tests {
             surroundings: surroundings.clone(),
             layout,
             overhead_bytes: 64 << 20,
+            memory_bytes: 1 << 30,
         };
         let (events, inbox) = mpsc::channel(100);
         (Executors::new(settings, preparer, events), inbox)
@@ -884,6 +889,19 @@ mod tests {
         for absent in ["CARGO", "MESOS_RECOVERY_TIMEOUT", "TEPUI_"] {
             assert!(!output.contains(absent), "{absent} is in\n{output}");
         }
+    }
+
+    #[tokio::test]
+    async fn no_executor_may_use_more_memory_than_the_agent_has() {
+        let bench = bench(Layout::None);
+        let limit = |mem: &str| {
+            let role = tepui_model::Role::parse("*").unwrap();
+            let resources = tepui_model::parse_resources(mem, &role).unwrap();
+            bench.executors.shared.limits(&resources).memory_bytes
+        };
+        assert_eq!(limit("mem:32"), (32 + 64) << 20);
+        // As a limit of Infinity comes out.
+        assert_eq!(limit("mem:1000000000"), (1024 + 64) << 20);
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tepui_agent_core::{
@@ -29,6 +29,10 @@ use crate::persistent::Volumes;
 use crate::prepare::{Order, PrepareError, Preparer, Ready};
 use crate::store::Pin;
 
+/// What executors have, beyond the grace of tasks, to end them by force.
+const KILL_TIME: Duration = Duration::from_secs(2);
+/// What schedulers have to acknowledge the ends of tasks when the agent stops.
+const TELL_TIME: Duration = Duration::from_secs(1);
 /// How many events the owner takes before it looks at the clock again.
 const BATCH: usize = 256;
 /// How many events an executor may be behind before it is taken for dead.
@@ -206,6 +210,31 @@ pub(crate) fn wall_secs() -> f64 {
     now(Instant::now()).wall_secs()
 }
 
+/// How the agent is asked to stop, and what is done then.
+pub(crate) struct Stop {
+    pub(crate) asked: CancellationToken,
+    /// Tasks of frameworks that checkpoint are left to the next agent process.
+    pub(crate) keep_checkpointed: bool,
+    /// What the others may have at most to end by themselves.
+    pub(crate) grace: Duration,
+}
+
+/// How far the stopping is, and when it goes on whatever happens.
+struct Stopping {
+    step: Step,
+    until: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Tasks were asked to end.
+    Asked,
+    /// Their executors are ended.
+    Forced,
+    /// They have ended; the master is told.
+    Telling,
+}
+
 impl Owner {
     pub(crate) fn new(parts: Parts) -> Self {
         Self {
@@ -230,16 +259,30 @@ impl Owner {
     }
 
     /// Until the agent is told to stop, or has no more to do, or must; then the reason.
-    pub(crate) async fn run(mut self, cancel: CancellationToken) -> Result<(), String> {
+    pub(crate) async fn run(mut self, stop: Stop) -> Result<(), String> {
         self.follow_recovered_tasks();
+        let mut stopping: Option<Stopping> = None;
         let mut batch = Vec::with_capacity(BATCH);
         while self.ending.is_none() {
+            if stopping
+                .as_mut()
+                .is_some_and(|stopping| self.has_stopped(stopping))
+            {
+                return Ok(());
+            }
+            let next_step = stopping.as_ref().map(|stopping| stopping.until);
+            let next_step = async move {
+                match next_step {
+                    Some(until) => tokio::time::sleep_until(until.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
             let deadline = self.core.next_deadline();
             let began = self.began;
             let wake = async move {
                 match deadline {
                     Some(Tick(tick)) => {
-                        let at = began + std::time::Duration::from_millis(tick);
+                        let at = began + Duration::from_millis(tick);
                         tokio::time::sleep_until(at.into()).await;
                     }
                     None => std::future::pending().await,
@@ -247,7 +290,15 @@ impl Owner {
             };
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => return Ok(()),
+                () = stop.asked.cancelled(), if stopping.is_none() => {
+                    let Stop { keep_checkpointed, grace, .. } = stop;
+                    self.apply(Input::Stop { keep_checkpointed, grace });
+                    stopping = Some(Stopping {
+                        step: Step::Asked,
+                        until: Instant::now() + grace + KILL_TIME,
+                    });
+                }
+                () = next_step => {}
                 // A flood of events must not put the timers off.
                 () = wake => self.apply(Input::Tick),
                 count = self.inbox.recv_many(&mut batch, BATCH) => {
@@ -261,6 +312,31 @@ impl Owner {
             }
         }
         self.ending.unwrap_or(Ok(()))
+    }
+
+    /// Whether there is nothing more to wait for: all tasks that are to end have, and the master has heard of it, or each
+    /// had its time.
+    fn has_stopped(&mut self, stopping: &mut Stopping) -> bool {
+        let is_over = Instant::now() >= stopping.until;
+        match (stopping.step, self.core.has_tasks_to_end()) {
+            (Step::Asked, true) if is_over => {
+                self.apply(Input::StopOver);
+                *stopping = Stopping {
+                    step: Step::Forced,
+                    until: Instant::now() + KILL_TIME,
+                };
+                false
+            }
+            (Step::Asked | Step::Forced, false) => {
+                *stopping = Stopping {
+                    step: Step::Telling,
+                    until: Instant::now() + TELL_TIME,
+                };
+                !self.core.has_ends_to_tell()
+            }
+            (Step::Telling, _) => is_over || !self.core.has_ends_to_tell(),
+            (Step::Asked | Step::Forced, true) => is_over,
+        }
     }
 
     /// Tasks that survived the agent's restart can be followed like any other.
@@ -399,8 +475,9 @@ impl Owner {
                 Ok(ready.plan)
             }
             Err(error) => {
-                tracing::info!(%task, %error, "the task cannot be made ready");
-                Err(PrepareFailure::from(error))
+                let failure = PrepareFailure::from(error);
+                tracing::info!(%task, error = %failure.message, "the task cannot be made ready");
+                Err(failure)
             }
         };
         self.apply(Input::Prepared { task, result });

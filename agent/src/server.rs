@@ -32,7 +32,7 @@ use crate::datasets::Datasets;
 use crate::detect;
 use crate::disk;
 use crate::environment::Surroundings;
-use crate::executors::{Executors, Settings};
+use crate::executors::{Executors, MEGABYTE, Settings};
 use crate::fetcher::Fetcher;
 use crate::files::FilesContext;
 use crate::gc::{self, Garbage};
@@ -40,7 +40,7 @@ use crate::guest::Guests;
 use crate::holders::Holders;
 use crate::holdings;
 use crate::link::{Authority, LinkSettings, keep_linked};
-use crate::owner::{Owner, Parts, live_sandboxes, now};
+use crate::owner::{Owner, Parts, Stop, live_sandboxes, now};
 use crate::persistent::Volumes;
 use crate::ports;
 use crate::prepare::Preparer;
@@ -160,6 +160,11 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         &default_role,
         &work_dir,
     )?);
+    let memory_bytes = {
+        let mem = resources.iter().filter(|resource| resource.name == "mem");
+        let mem = mem.filter_map(|resource| resource.scalar.as_ref());
+        (mem.map(|scalar| scalar.value).sum::<f64>() * MEGABYTE) as u64
+    };
     let datasets = {
         let (work_dir, declared) = (work_dir.clone(), config.datasets.clone());
         tokio::task::spawn_blocking(move || Datasets::open(&work_dir, &declared)).await??
@@ -274,6 +279,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         surroundings,
         layout,
         overhead_bytes: config.executor_overhead_bytes,
+        memory_bytes,
     };
     let executors = Executors::new(settings, preparer.clone(), events.clone());
     let view = core.view();
@@ -375,15 +381,16 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     }
     tracing::info!(%address, socket = %socket.display(), isolation = layout.name(), "the agent runs");
 
-    let (cancel, path, keep) = (
-        config.cancel.clone(),
-        socket.clone(),
-        config.keep_tasks_at_stop,
-    );
+    let (path, keep) = (socket.clone(), config.keep_tasks_at_stop);
+    let stop = Stop {
+        asked: config.cancel.clone(),
+        keep_checkpointed: keep,
+        grace: config.executor_shutdown_grace_period,
+    };
     let finished = tokio::spawn(async move {
         // Nobody else may use the work directory until the last of this agent is gone.
         let _lock = lock;
-        let reason = owner.run(cancel).await;
+        let reason = owner.run(stop).await;
         // The owner is gone and with it every executor's stream.
         stop_link.cancel();
         let _ = link.await;

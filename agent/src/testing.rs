@@ -357,6 +357,7 @@ pub(crate) fn site(events: mpsc::Sender<crate::owner::Event>) -> crate::site::Si
         surroundings,
         layout: Layout::None,
         overhead_bytes: 64 << 20,
+        memory_bytes: 1 << 30,
     };
     let executors = Executors::new(settings, preparer.clone(), events.clone());
     let watcher = Watcher::new();

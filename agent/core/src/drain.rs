@@ -23,17 +23,21 @@ pub(crate) struct Draining {
 impl Draining {
     /// What a kill says of how long the task may take: less than it would have, never more.
     fn kill_policy(&self, task: &Task) -> Option<v1::KillPolicy> {
-        let longest = self.config.max_grace_period?;
-        let own = task.info.kill_policy.as_ref();
-        let own = own.and_then(|policy| policy.grace_period.as_ref());
-        let own = own.map_or(DEFAULT_GRACE.as_nanos(), |own| {
-            u128::try_from(own.nanoseconds).unwrap_or(0)
-        });
-        let is_shorter = u128::try_from(longest.nanoseconds).unwrap_or(0) < own;
-        is_shorter.then_some(v1::KillPolicy {
-            grace_period: Some(longest),
-        })
+        at_most(self.config.max_grace_period?, task)
     }
+}
+
+/// What a kill says of how long a task may take that would have more than that.
+pub(crate) fn at_most(longest: v1::DurationInfo, task: &Task) -> Option<v1::KillPolicy> {
+    let own = task.info.kill_policy.as_ref();
+    let own = own.and_then(|policy| policy.grace_period.as_ref());
+    let own = own.map_or(DEFAULT_GRACE.as_nanos(), |own| {
+        u128::try_from(own.nanoseconds).unwrap_or(0)
+    });
+    let is_shorter = u128::try_from(longest.nanoseconds).unwrap_or(0) < own;
+    is_shorter.then_some(v1::KillPolicy {
+        grace_period: Some(longest),
+    })
 }
 
 impl Core {
@@ -71,7 +75,7 @@ impl Core {
         self.draining = Some(Draining { config, since_ns });
     }
 
-    fn live_tasks(&self) -> Vec<TaskRef> {
+    pub(crate) fn live_tasks(&self) -> Vec<TaskRef> {
         let all = self.frameworks.iter().flat_map(|(framework, held)| {
             let live = held.tasks.iter().filter(|(_, task)| task.is_live());
             live.map(|(task, _)| TaskRef {

@@ -1,6 +1,7 @@
 //! What can happen to an agent. Every variant is past tense; the shell hands them over one at a time.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tepui_api::v1::executor;
@@ -153,4 +154,13 @@ pub enum Input {
     Saved {
         key: SaveKey,
     },
+    /// The process was asked to end.
+    Stop {
+        /// Tasks of frameworks that checkpoint are left to the next agent process.
+        keep_checkpointed: bool,
+        /// What the others may have at most to end by themselves.
+        grace: Duration,
+    },
+    /// They had it.
+    StopOver,
 }

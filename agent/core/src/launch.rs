@@ -63,6 +63,10 @@ impl Refusal {
         }
     }
 
+    fn stopping() -> Self {
+        Self::terminated("The agent is being stopped".to_owned())
+    }
+
     fn terminated(message: String) -> Self {
         Self {
             state: TaskState::TaskDropped,
@@ -93,6 +97,15 @@ impl Core {
             .map(|executor| executor.value)
             .collect();
         match launch.group_executor {
+            _ if self
+                .frameworks
+                .get(&framework)
+                .is_some_and(|held| self.is_stopping(held)) =>
+            {
+                for info in launch.tasks {
+                    self.refuse_member(&framework, info, &Refusal::stopping());
+                }
+            }
             _ if self.draining.is_some() => {
                 for info in launch.tasks {
                     self.refuse_member(&framework, info, &Refusal::draining());

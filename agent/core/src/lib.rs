@@ -33,6 +33,7 @@ mod record;
 mod recovery;
 mod show;
 mod signal;
+mod stop;
 mod stream;
 mod task;
 mod timers;

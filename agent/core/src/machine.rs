@@ -19,6 +19,7 @@ use crate::inventory::Inventory;
 use crate::operations::Holdings;
 use crate::past::Past;
 use crate::record::{AgentRecord, Path};
+use crate::stop::Stopping;
 use crate::task;
 use crate::timers::{Timer, Timers};
 use crate::view::TaskView;
@@ -77,6 +78,7 @@ pub struct Core {
     pub(crate) link: Link,
     pub(crate) phase: Phase,
     pub(crate) draining: Option<Draining>,
+    pub(crate) stopping: Option<Stopping>,
     pub(crate) frameworks: BTreeMap<FrameworkId, Framework>,
     pub(crate) holdings: Holdings,
     pub(crate) inventory: Inventory,
@@ -134,6 +136,11 @@ impl Core {
             Input::VolumeRemoved { directory } => self.on_volume_removed(&directory),
             Input::Held { held, gone } => self.on_held(held, gone),
             Input::Saved { key } => self.on_saved(key),
+            Input::Stop {
+                keep_checkpointed,
+                grace,
+            } => self.on_stop(keep_checkpointed, grace),
+            Input::StopOver => self.on_stop_over(),
         }
         self.settle();
         std::mem::take(&mut self.effects)

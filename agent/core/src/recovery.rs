@@ -71,6 +71,7 @@ impl Core {
             link: Link::Down,
             phase: Phase::Recovering,
             draining: None,
+            stopping: None,
             frameworks: BTreeMap::new(),
             holdings: Holdings::default(),
             inventory: Inventory::default(),

@@ -57,6 +57,7 @@ impl Core {
         let Some(framework) = self.frameworks.get(&reference.framework) else {
             return;
         };
+        self.explain_stop(framework, &mut status);
         self.explain_drain(&mut status, framework.partition_aware);
         let Some(framework) = self.frameworks.get_mut(&reference.framework) else {
             return;

@@ -14,5 +14,6 @@ mod property;
 mod recovery;
 mod show;
 mod signals;
+mod stop;
 mod task_life;
 mod update_streams;
