@@ -176,17 +176,18 @@ fn parse(text: &str) -> BTreeMap<String, Reported> {
 
 /// The figures in the order the executor writes them in, and the task's id.
 fn parse_line(fields: &str) -> Option<(String, Reported)> {
-    let mut fields = fields.splitn(10, ' ');
+    let mut fields = fields.splitn(11, ' ');
     let mut number = || fields.next()?.parse::<u64>().ok();
     let (cpu_ns, memory_bytes) = (number()?, number()?);
     let (output, read, written) = (number()?, number()?, number()?);
-    let requests = [number(), number(), number(), number()];
+    let requests = [number(), number(), number(), number(), number()];
     let requests = match requests {
-        [Some(answered), failed, timed_out, turned_away] => Some(task_usage::Requests {
+        [Some(answered), failed, timed_out, turned_away, cut_off] => Some(task_usage::Requests {
             answered: Some(answered),
             failed,
             timed_out,
             turned_away,
+            cut_off,
         }),
         _ => None,
     };
@@ -235,7 +236,8 @@ mod tests {
 
     #[test]
     fn a_report_has_a_line_for_each_task() {
-        let text = "12 34 a b\nnonsense\n+ 1 2 3 4 5 - - - - c\n+ 1 2 3 4 5 6 7 8 9 d e\n+ 1 2 3\n";
+        let text =
+            "12 34 a b\nnonsense\n+ 1 2 3 4 5 - - - - - c\n+ 1 2 3 4 5 6 7 8 9 10 d e\n+ 1 2 3\n";
         let reported = parse(text);
         assert_eq!(reported.keys().collect::<Vec<_>>(), ["a b", "c", "d e"]);
         let (earlier, task, service) = (&reported["a b"], &reported["c"], &reported["d e"]);
@@ -245,7 +247,7 @@ mod tests {
         assert_eq!((usage.bytes_read(), usage.bytes_written()), (4, 5));
         assert_eq!(usage.requests, None);
         let requests = service.usage.as_ref().unwrap().requests.unwrap();
-        assert_eq!((requests.answered(), requests.turned_away()), (6, 9));
+        assert_eq!((requests.answered(), requests.cut_off()), (6, 10));
     }
 
     #[test]

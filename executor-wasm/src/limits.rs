@@ -88,6 +88,7 @@ pub(crate) struct RequestCounts {
     pub(crate) failed: AtomicU64,
     pub(crate) timed_out: AtomicU64,
     pub(crate) turned_away: AtomicU64,
+    pub(crate) cut_off: AtomicU64,
 }
 
 impl Meter {
@@ -154,6 +155,7 @@ impl RequestCounts {
             failed: read(&self.failed),
             timed_out: read(&self.timed_out),
             turned_away: read(&self.turned_away),
+            cut_off: read(&self.cut_off),
         })
     }
 }

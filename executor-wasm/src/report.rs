@@ -24,17 +24,17 @@ fn listen() -> io::Result<UnixListener> {
 }
 
 /// A plus sign; processor time in nanoseconds; bytes of memory, of output, read and written; requests answered, failed, timed
-/// out and turned away, each `-` if it is no service; and the task's id, which has no line breaks.
+/// out, turned away and cut off, each `-` if it is no service; and the task's id, which has no line breaks.
 pub(crate) fn lines<'a>(tasks: impl Iterator<Item = (&'a str, &'a TaskHandle)>) -> String {
     tasks.map(|(id, task)| line(id, &task.so_far())).collect()
 }
 
 fn line(id: &str, usage: &Usage) -> String {
     let requests = match usage.requests {
-        None => "- - - -".to_owned(),
+        None => "- - - - -".to_owned(),
         Some(of) => format!(
-            "{} {} {} {}",
-            of.answered, of.failed, of.timed_out, of.turned_away
+            "{} {} {} {} {}",
+            of.answered, of.failed, of.timed_out, of.turned_away, of.cut_off
         ),
     };
     format!(
@@ -89,14 +89,15 @@ mod tests {
             written: 5,
             ..Usage::default()
         };
-        assert_eq!(line("a b", &usage), "+ 1000 2 3 4 5 - - - - a b\n");
+        assert_eq!(line("a b", &usage), "+ 1000 2 3 4 5 - - - - - a b\n");
         let requests = Some(Requests {
             answered: 6,
             failed: 7,
             timed_out: 8,
             turned_away: 9,
+            cut_off: 10,
         });
         let usage = Usage { requests, ..usage };
-        assert_eq!(line("a b", &usage), "+ 1000 2 3 4 5 6 7 8 9 a b\n");
+        assert_eq!(line("a b", &usage), "+ 1000 2 3 4 5 6 7 8 9 10 a b\n");
     }
 }

@@ -1,23 +1,28 @@
 //! One request to a service: an instance for it, its answer, and what becomes of the instance afterwards.
 
+use std::any::Any;
+use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant as Moment, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wasmtime::{PoolConcurrencyLimitError, Store};
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
+use wasmtime_wasi_http::p2::body::{HostOutgoingBody, StreamContext};
 use wasmtime_wasi_http::{WasiBody, WasiHttpView as _};
 
 use crate::ending::{ending, place};
+use crate::limits::Meter;
 use crate::modules::{Forms, LoadedComponent};
 use crate::output::Share;
 use crate::spec::TaskSpec;
@@ -29,17 +34,23 @@ use crate::verdict::Ending;
 /// Failures that are all written to stderr; of later ones ever fewer are.
 const FAILURES_TOLD: u64 = 20;
 
+/// What a connection has beyond the time of its request, to be told that there was not enough of it.
+const SLACK: Duration = Duration::from_secs(1);
+
 type Answer = Result<Response<WasiBody>, ErrorCode>;
 
 /// What serves a component's requests.
 pub(crate) struct Server {
     spec: Arc<TaskSpec>,
+    /// Where it listens.
+    host: HeaderValue,
     surroundings: Surroundings,
     linked: Forms<ProxyPre<State>>,
     memories: u32,
     furniture: Furniture,
     /// Instances that wait for another request, the longest waiting first.
     idle: Mutex<Vec<Instance>>,
+    crowd: Arc<Crowd>,
     requests: Arc<Semaphore>,
     /// Connections, and the ends of answers.
     pub(crate) tasks: TaskTracker,
@@ -50,20 +61,59 @@ pub(crate) struct Server {
     ended: Notify,
 }
 
+/// The instances there are.
+#[derive(Default)]
+struct Crowd {
+    alive: AtomicUsize,
+    /// One has gone, or waits for another request.
+    room: Notify,
+}
+
+/// One of a crowd, as long as it lives.
+struct Member(Arc<Crowd>);
+
+impl Member {
+    fn of(crowd: &Arc<Crowd>) -> Self {
+        crowd.alive.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(crowd))
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.0.alive.fetch_sub(1, Ordering::AcqRel);
+        self.0.room.notify_one();
+    }
+}
+
 /// An instance and all it stands on; the order is that in which they go.
 struct Instance {
     store: Store<State>,
     proxy: Proxy,
     answered: u32,
+    /// Where the service listens.
+    host: HeaderValue,
     /// What it has been given for the request at hand.
     fuel: u64,
     waits_since: Instant,
     surroundings: Surroundings,
     _place: crate::engines::Place,
     _files: Option<Share>,
+    /// Last, when its memory has been given back.
+    _member: Member,
 }
 
 impl Instance {
+    /// Cuts off the answers it has not finished: whoever reads one must not take it for whole.
+    fn cut_off(&mut self) {
+        for entry in self.store.data_mut().http().table.iter_mut() {
+            if let Some(body) = (entry as &mut dyn Any).downcast_mut::<HostOutgoingBody>() {
+                let (none, _) = HostOutgoingBody::new(StreamContext::Response, None, 1, 1);
+                std::mem::replace(body, none).abort();
+            }
+        }
+    }
+
     /// Takes what it burnt from its task's supply.
     fn settle(&mut self) {
         if let Ok(left) = self.store.get_fuel() {
@@ -76,6 +126,7 @@ impl Instance {
 impl Drop for Instance {
     fn drop(&mut self) {
         self.settle();
+        self.cut_off();
     }
 }
 
@@ -114,7 +165,9 @@ impl Server {
         spec: &Arc<TaskSpec>,
         component: &LoadedComponent,
         surroundings: Surroundings,
+        address: SocketAddr,
     ) -> Result<Self, String> {
+        let host = HeaderValue::try_from(address.to_string());
         let linked = component
             .linked
             .try_map(|linked| ProxyPre::new(linked.clone()));
@@ -123,11 +176,13 @@ impl Server {
             linked: linked.map_err(|error| format!("{error:#}"))?,
             memories: component.memories(),
             idle: Mutex::default(),
+            crowd: Arc::default(),
             requests: Arc::new(Semaphore::new(spec.serving.requests)),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             over: OnceLock::new(),
             ended: Notify::new(),
+            host: host.map_err(|error| error.to_string())?,
             spec: Arc::clone(spec),
             surroundings,
         })
@@ -165,34 +220,45 @@ impl Server {
         }
     }
 
-    /// Answers, whatever happens.
-    pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<WasiBody> {
+    /// Answers, whatever happens. `due` is told until when the answer must have been taken.
+    pub(crate) async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        due: impl FnOnce(Option<Moment>),
+    ) -> Response<WasiBody> {
         let counts = &self.surroundings.meter.requests;
         let Some(permit) = self.admit().await else {
             count(&counts.turned_away);
             return busy();
         };
+        let limit = self.spec.serving.request_time;
+        due(limit.and_then(|limit| Moment::now().checked_add(limit.checked_add(SLACK)?)));
+        let uncounted = Uncounted(Some(Arc::clone(&self.surroundings.meter)));
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let (sender, mut receiver) = oneshot::channel();
         let server = Arc::clone(&self);
         let mut run = Box::pin(async move {
             let ran = server.run(request, sender).await;
             drop(permit);
-            server.note(&method, &uri, ran)
+            ran
         });
+        let server = Arc::clone(&self);
+        let note = move |ran, answered| server.note(&method, &uri, ran, answered, uncounted);
         tokio::select! {
             // Most guests are done when they have answered; then nothing has to be left running.
             biased;
-            status = &mut run => match receiver.try_recv() {
-                Ok(answer) => self.told(answer),
-                Err(_) => no_answer(status),
-            },
+            ran = &mut run => {
+                // Nothing of its answer has left yet, so a failure can still be told instead.
+                let answer = receiver.try_recv().ok().filter(|_| ran.is_ok());
+                let status = note(ran, answer.is_some());
+                answer.map_or_else(|| no_answer(status), told)
+            }
             answer = &mut receiver => match answer {
                 Ok(answer) => {
-                    self.leave_running(run);
-                    self.told(answer)
+                    self.leave_running(async move { note(run.await, true) });
+                    told(answer)
                 }
-                Err(_) => no_answer(run.await),
+                Err(_) => no_answer(note(run.await, false)),
             },
         }
     }
@@ -215,20 +281,12 @@ impl Server {
         drop(self.tasks.spawn(Timed::new(rest, share)));
     }
 
-    fn told(&self, answer: Answer) -> Response<WasiBody> {
-        count(&self.surroundings.meter.requests.answered);
-        answer.unwrap_or_else(|error| {
-            let text = format!("the service answered with an error: {error}\n");
-            plain(StatusCode::INTERNAL_SERVER_ERROR, text)
-        })
-    }
-
     async fn admit(&self) -> Option<OwnedSemaphorePermit> {
         if let Ok(permit) = Arc::clone(&self.requests).try_acquire_owned() {
             return Some(permit);
         }
         let turn = Arc::clone(&self.requests).acquire_owned();
-        let turn = tokio::time::timeout(self.spec.serving.queue, turn).await;
+        let turn = timeout(self.spec.serving.queue, turn).await;
         turn.ok()?.ok()
     }
 
@@ -237,9 +295,7 @@ impl Server {
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
         match self.spec.serving.request_time {
-            Some(limit) => tokio::time::timeout(limit, work)
-                .await
-                .unwrap_or(Err(Failure::TimedOut)),
+            Some(limit) => timeout(limit, work).await.unwrap_or(Err(Failure::TimedOut)),
             None => work.await,
         }
     }
@@ -273,8 +329,24 @@ impl Server {
         }))
     }
 
-    /// One that waits, or a new one.
+    /// One that waits, or a new one. While others are at work it is worth waiting for the room that they will leave.
     async fn instance(&self) -> Result<Instance, Failure> {
+        let patience = Moment::now().checked_add(self.spec.serving.queue);
+        loop {
+            let made = self.instance_now().await;
+            let (Err(Failure::Full(_)), Some(patience)) = (&made, patience) else {
+                return made;
+            };
+            let alone = self.crowd.alive.load(Ordering::Acquire) == 0;
+            // A notice that came in between is kept for whoever asks next.
+            let room = self.crowd.room.notified();
+            if alone || timeout_at(patience, room).await.is_err() {
+                return made;
+            }
+        }
+    }
+
+    async fn instance_now(&self) -> Result<Instance, Failure> {
         let waiting = self.idle().pop();
         let fuel = self.surroundings.meter.fuel_left();
         if let Some(mut instance) = waiting {
@@ -315,16 +387,30 @@ impl Server {
                         store,
                         proxy,
                         answered: 0,
+                        host: self.host.clone(),
                         fuel,
                         waits_since: Instant::now(),
                         surroundings: self.surroundings.clone(),
                         _place: place,
                         _files: files,
+                        _member: Member::of(&self.crowd),
                     });
                 }
                 // Some rarer kind of slot has run out; nothing of the guest has run.
                 Err(error) if place.is_pooled() && error.is::<PoolConcurrencyLimitError>() => {}
-                Err(error) => return Err(self.failure(error, &store)),
+                Err(error) => {
+                    let refused = store.data().refused();
+                    // Its own needs are one thing, what the others of its task hold another.
+                    let crowded = self.crowd.alive.load(Ordering::Acquire) > 0;
+                    return Err(match refused {
+                        Some(refused)
+                            if crowded && Some(refused.limit) == self.spec.memory_limit =>
+                        {
+                            Failure::Full(format!("no memory for another instance: {refused}"))
+                        }
+                        _ => self.failure(error, &store),
+                    });
+                }
             }
         }
         Err(Failure::Full(FULL.to_owned()))
@@ -334,22 +420,42 @@ impl Server {
     fn keep(&self, mut instance: Instance) {
         instance.answered += 1;
         if instance.answered < self.spec.serving.reuse {
+            // It will not finish them any more: it is asked nothing but the next request.
+            instance.cut_off();
             instance.waits_since = Instant::now();
             self.idle().push(instance);
+            self.crowd.room.notify_one();
         }
     }
 
     /// Counts how a request went, and tells failures where the guest's own complaints go. The status is for those that
     /// have no other answer.
-    fn note(&self, method: &Method, uri: &Uri, ran: Result<(), Failure>) -> (StatusCode, String) {
+    fn note(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        ran: Result<(), Failure>,
+        answered: bool,
+        mut uncounted: Uncounted,
+    ) -> (StatusCode, String) {
+        uncounted.0 = None;
         let counts = &self.surroundings.meter.requests;
         let internal = StatusCode::INTERNAL_SERVER_ERROR;
         let (counted, status, text, told) = match ran {
-            Ok(()) => {
-                let text = "the service gave no answer\n".to_owned();
-                return (internal, text);
+            Ok(()) if answered => {
+                count(&counts.answered);
+                return (StatusCode::OK, String::new());
             }
-            Err(Failure::Request(text)) => return (StatusCode::BAD_REQUEST, text),
+            Ok(()) => (
+                &counts.failed,
+                internal,
+                "the service gave no answer\n",
+                "it gave no answer".to_owned(),
+            ),
+            Err(Failure::Request(text)) => {
+                count(&counts.turned_away);
+                return (StatusCode::BAD_REQUEST, text);
+            }
             Err(Failure::Full(told)) => (
                 &counts.turned_away,
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -391,9 +497,14 @@ impl Instance {
     /// The outer error is about the request, the inner one about the guest.
     async fn call(
         &mut self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         sender: oneshot::Sender<Answer>,
     ) -> Result<wasmtime::Result<()>, Failure> {
+        // Before 1.1 nobody had to say whom they ask, but guests are always told.
+        if request.version() <= Version::HTTP_10 && !request.headers().contains_key(header::HOST) {
+            let host = self.host.clone();
+            request.headers_mut().insert(header::HOST, host);
+        }
         let bad = |error: wasmtime::Error| Failure::Request(format!("{error}\n"));
         let mut view = self.store.data_mut().http();
         let request = view
@@ -403,6 +514,24 @@ impl Instance {
         let handler = self.proxy.wasi_http_incoming_handler();
         Ok(handler.call_handle(&mut self.store, request, answer).await)
     }
+}
+
+/// A request nobody has counted yet. Gone without, it was cut off.
+struct Uncounted(Option<Arc<Meter>>);
+
+impl Drop for Uncounted {
+    fn drop(&mut self) {
+        if let Some(meter) = &self.0 {
+            count(&meter.requests.cut_off);
+        }
+    }
+}
+
+fn told(answer: Answer) -> Response<WasiBody> {
+    answer.unwrap_or_else(|error| {
+        let text = format!("the service answered with an error: {error}\n");
+        plain(StatusCode::INTERNAL_SERVER_ERROR, text)
+    })
 }
 
 /// The new count.
@@ -422,10 +551,8 @@ fn busy() -> Response<WasiBody> {
         StatusCode::SERVICE_UNAVAILABLE,
         "the service is busy; try again\n".to_owned(),
     );
-    let later = http::HeaderValue::from_static("1");
-    response
-        .headers_mut()
-        .insert(http::header::RETRY_AFTER, later);
+    let later = HeaderValue::from_static("1");
+    response.headers_mut().insert(header::RETRY_AFTER, later);
     response
 }
 

@@ -4,18 +4,23 @@
 //! does a request whose guest fails.
 
 use std::convert::Infallible;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::modules::Loaded;
 use crate::requests::Server;
@@ -57,7 +62,7 @@ pub(crate) async fn serve(
     let switch = Arc::clone(&surroundings.switch);
     let meter = Arc::clone(&surroundings.meter);
     let share = Arc::clone(&surroundings.share);
-    let server = match Server::new(spec, component, surroundings) {
+    let server = match Server::new(spec, component, surroundings, *address) {
         Ok(server) => Arc::new(server),
         Err(message) => return not_launched(message),
     };
@@ -77,11 +82,11 @@ pub(crate) async fn serve(
         patience: spec.serving.queue,
     };
     let mut sweep = tokio::time::interval((spec.serving.idle / 2).max(Duration::from_millis(10)));
-    let grace = loop {
+    loop {
         tokio::select! {
             biased;
             ending = server.over() => return End::from(ending),
-            grace = switch.winding_down() => break grace,
+            () = switch.winding_down() => break,
             _ = sweep.tick() => server.sweep(),
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
@@ -94,13 +99,19 @@ pub(crate) async fn serve(
                 }
             },
         }
-    };
+    }
     drop(listener);
     door.draining.cancel();
     server.tasks.close();
-    let finished = tokio::time::timeout(grace, server.tasks.wait()).await;
-    if finished.is_err() {
-        tracing::info!(task = spec.task_id, "requests did not end within the grace");
+    tokio::select! {
+        biased;
+        () = server.tasks.wait() => {}
+        () = switch.wound_down() => {
+            tracing::info!(task = spec.task_id, "requests did not end within the grace");
+            server.stop.cancel();
+            // What is cut off is counted as that, and the counts are told right after.
+            let _ = tokio::time::timeout(FAREWELL, server.tasks.wait()).await;
+        }
     }
     End::from(Ending::Killed)
 }
@@ -142,9 +153,16 @@ impl Door {
     }
 
     async fn serve(&self, stream: TcpStream, _permit: OwnedSemaphorePermit) {
+        let due = Due::default();
         let service = service_fn(|request| {
             let server = Arc::clone(&self.server);
-            async move { Ok::<_, Infallible>(server.answer(request).await) }
+            let due = due.clone();
+            async move {
+                // Waiting for its turn has a bound of its own.
+                due.by(None);
+                let answer = server.answer(request, |moment| due.by(moment)).await;
+                Ok::<_, Infallible>(answer.map(|body| Ended::new(body, due)))
+            }
         });
         let mut connection = pin!(
             http1::Builder::new()
@@ -152,17 +170,92 @@ impl Door {
                 .header_read_timeout(HEAD_TIME)
                 .serve_connection(TokioIo::new(stream), service)
         );
-        let ended = tokio::select! {
-            biased;
-            ended = connection.as_mut() => ended,
-            () = self.draining.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let served = async {
+            tokio::select! {
+                biased;
+                ended = connection.as_mut() => ended,
+                () = self.draining.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
             }
         };
-        if let Err(error) = ended {
-            tracing::debug!(%error, "a connection ended early");
+        tokio::select! {
+            biased;
+            ended = served => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection ended early");
+                }
+            }
+            // Only giving up the connection tells somebody who takes nothing.
+            () = due.passed() => tracing::debug!("an answer was not taken in time"),
         }
+    }
+}
+
+/// Until when the answer under way on a connection must have been taken.
+#[derive(Clone, Default)]
+struct Due(Arc<watch::Sender<Option<Instant>>>);
+
+impl Due {
+    fn by(&self, moment: Option<Instant>) {
+        self.0.send_replace(moment);
+    }
+
+    async fn passed(&self) {
+        let mut due = self.0.subscribe();
+        loop {
+            let at = *due.borrow_and_update();
+            let late = async {
+                match at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = late => return,
+                _ = due.changed() => {}
+            }
+        }
+    }
+}
+
+/// The body of an answer, which says when it is over. What of it is in the buffers by then has its time as well; it is
+/// more than the next head has, so that a connection nobody uses ends in the usual way.
+struct Ended {
+    body: WasiBody,
+    due: Due,
+}
+
+impl Ended {
+    fn new(body: WasiBody, due: Due) -> Self {
+        Self { body, due }
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.due.by(Some(Instant::now() + 2 * HEAD_TIME));
+    }
+}
+
+impl Body for Ended {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

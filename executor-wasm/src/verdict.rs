@@ -92,8 +92,10 @@ pub struct Requests {
     pub failed: u64,
     /// They took too long.
     pub timed_out: u64,
-    /// They waited in vain.
+    /// They waited in vain, or could not be asked of a guest.
     pub turned_away: u64,
+    /// Who asked went away, or the service ended.
+    pub cut_off: u64,
 }
 
 impl From<Usage> for TaskUsage {
@@ -115,6 +117,7 @@ impl From<Usage> for TaskUsage {
                 failed: Some(requests.failed),
                 timed_out: Some(requests.timed_out),
                 turned_away: Some(requests.turned_away),
+                cut_off: Some(requests.cut_off),
             }),
             ..Self::default()
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::json;
+use serde_json::{Value, json};
 use tepui_tests::{Cluster, component, request, wait_until};
 
 /// An agent that offers one port, which nobody had a moment ago.
@@ -120,6 +120,24 @@ fn answer(mut stream: TcpStream) -> (u16, String) {
     )
 }
 
+/// What the agent's statistics say that its only task uses, once its requests have come to this.
+fn usage_when(agent: &str, enough: impl Fn(&Value) -> bool) -> Value {
+    let mut last = Value::Null;
+    wait_until("the requests to be counted", || {
+        let statistics = request(agent, "GET", "/monitor/statistics", &[], b"").unwrap();
+        last = statistics.json()[0]["statistics"]["usage"].clone();
+        enough(&last["requests"]).then(|| last.clone())
+    })
+}
+
+/// All bytes of an answer, until the connection ends.
+fn raw(mut stream: TcpStream) -> String {
+    let mut bytes = Vec::new();
+    // However it ends.
+    let _ = stream.read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 fn unchunk(mut text: &str) -> String {
     let mut whole = String::new();
     while let Some((size, rest)) = text.split_once("\r\n") {
@@ -152,15 +170,9 @@ fn a_service_answers_each_request_in_a_new_instance_and_ends_when_killed() {
 
     // While it runs, the agent's statistics tell how it does.
     let agent = &cluster.agents[0].address;
-    let statistics = request(agent, "GET", "/monitor/statistics", &[], b"").unwrap();
-    let statistics = statistics.json();
-    let usage = &statistics[0]["statistics"]["usage"];
-    assert_eq!(usage["body"], "WASM", "{statistics}");
-    let requests = &usage["requests"];
-    assert_eq!(
-        (&requests["answered"], &requests["failed"]),
-        (&json!(8), &json!(0))
-    );
+    let usage = usage_when(agent, |requests| requests["answered"] == json!(8));
+    assert_eq!(usage["body"], "WASM", "{usage}");
+    assert_eq!(usage["requests"]["failed"], json!(0));
     assert!(usage["bytes_written"].as_u64() > Some(20), "{usage}");
 
     service.terminate();
@@ -220,6 +232,83 @@ fn a_request_that_fails_is_answered_and_told_and_the_service_goes_on() {
         said.contains("GET /grow: memory limit 32 MiB reached"),
         "{said}"
     );
+}
+
+#[test]
+fn an_answer_that_breaks_off_does_not_look_whole() {
+    let (cluster, _) = cluster();
+    let service = Service::start(&cluster, &["--reuse", "100", "--request-time", "1s"]);
+    for (path, piece) in [("/early", "part"), ("/hold", "part"), ("/endless", "xxxx")] {
+        let got = raw(service.ask(path));
+        assert!(got.starts_with("HTTP/1.1 200 "), "{path}: {got:.200}");
+        assert!(got.contains(piece), "{path}: {got:.200}");
+        assert!(!got.ends_with("0\r\n\r\n"), "{path} was ended in order");
+    }
+    let got = raw(service.ask("/"));
+    assert!(got.ends_with("\r\n0\r\n\r\n"), "{got}");
+}
+
+#[test]
+fn every_request_is_counted_once() {
+    let (cluster, _) = cluster();
+    let service = Service::start(&cluster, &["--request-time", "1s"]);
+    assert_eq!(service.get("/").0, 200);
+    let (status, text) = service.get("/none");
+    assert_eq!(
+        (status, text.as_str()),
+        (500, "the service gave no answer\n")
+    );
+    raw(service.ask("/early"));
+    raw(service.ask("/endless"));
+    let gone = service.ask("/slow?600000");
+    std::thread::sleep(Duration::from_millis(100));
+    drop(gone);
+    let counted = json!({
+        "answered": 1, "failed": 2, "timed_out": 1, "turned_away": 0, "cut_off": 1
+    });
+    usage_when(&cluster.agents[0].address, |requests| *requests == counted);
+    let said = service.said();
+    assert!(said.contains("GET /none: it gave no answer"), "{said}");
+}
+
+#[test]
+fn who_takes_no_answer_does_not_keep_the_place() {
+    let (cluster, _) = cluster();
+    let service = Service::start(
+        &cluster,
+        &[
+            "--connections",
+            "1",
+            "--request-time",
+            "1s",
+            "--queue-time",
+            "60s",
+        ],
+    );
+    let idle = service.ask("/endless");
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(service.get("/").0, 200);
+    drop(idle);
+}
+
+#[test]
+fn requests_wait_for_the_memory_that_others_use() {
+    let (cluster, _) = cluster();
+    let service = Service::start(&cluster, &["--mem", "8MB", "--queue-time", "60s"]);
+    let asked: Vec<TcpStream> = (0..32).map(|_| service.ask("/slow?200")).collect();
+    for stream in asked {
+        assert_eq!(answer(stream), (200, "at last\n".to_owned()));
+    }
+}
+
+#[test]
+fn http_1_0_needs_no_host() {
+    let (cluster, _) = cluster();
+    let service = Service::start(&cluster, &[]);
+    let mut stream = service.connect();
+    write!(stream, "GET / HTTP/1.0\r\n\r\n").unwrap();
+    let got = raw(stream);
+    assert!(got.ends_with("hello from a component\n"), "{got}");
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! An HTTP service in one component. By path: `/` greets, `/count` tells the requests this instance has seen, `/echo`
 //! sends back what it gets as it gets it, `/stream` sends five lines over a while, `/slow` answers late, `/env` tells a
-//! variable, `/file` the content of `/data/greeting`, `/fetch?AUTHORITY` what another server says; `/trap`, `/spin`
-//! and `/grow` misbehave.
+//! variable, `/file` the content of `/data/greeting`, `/fetch?AUTHORITY` what another server says. The others misbehave:
+//! `/trap`, `/spin` and `/grow` before they answer, `/early` and `/hold` in the middle of it, `/none` by not answering,
+//! and `/endless` by never coming to an end.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use wasip2::clocks::monotonic_clock::subscribe_duration;
 use wasip2::exports::http::incoming_handler::Guest;
@@ -20,6 +21,7 @@ struct Service;
 
 thread_local! {
     static SEEN: Cell<u64> = const { Cell::new(0) };
+    static HELD: RefCell<Vec<OutgoingBody>> = const { RefCell::new(Vec::new()) };
 }
 
 const MILLISECOND: u64 = 1_000_000;
@@ -47,6 +49,22 @@ impl Guest for Service {
                 Ok(text) => answer(out, 200, &text),
                 Err(error) => answer(out, 502, &error),
             },
+            "/early" => {
+                let _unfinished = begin(out, b"part");
+                wait(300);
+                panic!("this answer fails as asked");
+            }
+            "/hold" => {
+                let unfinished = begin(out, b"part");
+                wait(300);
+                HELD.with_borrow_mut(|held| held.push(unfinished));
+            }
+            "/endless" => {
+                let body = begin(out, b"");
+                let stream = body.write().expect("nobody has");
+                while stream.blocking_write_and_flush(&[b'x'; 4096]).is_ok() {}
+            }
+            "/none" => {}
             "/trap" => panic!("this request fails as asked"),
             "/spin" => loop {
                 std::hint::black_box(());
@@ -81,6 +99,18 @@ fn answer(out: ResponseOutparam, status: u16, text: &str) {
     }
     drop(stream);
     let _ = OutgoingBody::finish(body, None);
+}
+
+/// An answer that begins with this. Of an empty piece nothing is written, and the stream is still to be had.
+fn begin(out: ResponseOutparam, piece: &[u8]) -> OutgoingBody {
+    let response = OutgoingResponse::new(Fields::new());
+    let body = response.body().expect("it is new");
+    ResponseOutparam::set(out, Ok(response));
+    if !piece.is_empty() {
+        let stream = body.write().expect("it is new");
+        let _ = stream.blocking_write_and_flush(piece);
+    }
+    body
 }
 
 fn echo(request: IncomingRequest, out: ResponseOutparam) {
