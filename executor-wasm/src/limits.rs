@@ -219,12 +219,21 @@ impl Limits {
         if let Some(more) = bytes.checked_sub(self.hosted) {
             self.take(more)?;
         } else {
-            let less = self.hosted - bytes;
-            self.held -= less;
-            self.meter.memory.fetch_sub(less, Ordering::Relaxed);
+            self.give_back(self.hosted - bytes);
         }
         self.hosted = bytes;
         Ok(())
+    }
+
+    /// Counts what the host is about to hold for one call. As above, the error ends the guest.
+    pub(crate) fn borrow(&mut self, bytes: u64) -> Result<(), MemoryLimit> {
+        self.take(bytes)
+    }
+
+    /// The call is over.
+    pub(crate) fn give_back(&mut self, bytes: u64) {
+        self.held -= bytes;
+        self.meter.memory.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     fn grow(&mut self, wanted: u64) -> wasmtime::Result<bool> {

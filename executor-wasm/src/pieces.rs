@@ -256,12 +256,15 @@ async fn random_list(
     if length > RANDOM_MOST {
         wasmtime::bail!("{length} random bytes at once are more than {RANDOM_MOST}");
     }
-    let mut list = Vec::new();
+    // The host holds them all before the guest has any. If this is given up, the store goes and what it holds with it.
+    store.data_mut().limits().borrow(length)?;
+    let mut list = Vec::with_capacity(usize::try_from(length)?);
     while (list.len() as u64) < length {
         let piece = (length - list.len() as u64).min(u64::from(RANDOM_BYTES));
         list.extend(make(store.data_mut(), piece)?);
         yield_now().await;
     }
+    store.data_mut().limits().give_back(length);
     Ok((list,))
 }
 

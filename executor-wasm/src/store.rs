@@ -82,6 +82,10 @@ impl State {
         self.last_failure = Some(message);
     }
 
+    pub(crate) fn limits(&mut self) -> &mut Limits {
+        &mut self.limits
+    }
+
     pub(crate) fn wasi(&mut self) -> &mut WasiP1Ctx {
         &mut self.wasi
     }
@@ -226,7 +230,6 @@ impl Furniture {
                 });
         }
         builder
-            .max_random_size(HOSTCALL_BYTES as u64)
             .args(&spec.arguments)
             .envs(&spec.environment)
             .stdout(self.stdout.clone())

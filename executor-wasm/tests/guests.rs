@@ -465,8 +465,12 @@ fn memory_a_module_asks_for_from_the_beginning_counts_as_well() {
 #[test]
 fn what_the_host_holds_for_a_guest_counts_against_its_memory() {
     let bench = Bench::new();
-    for policy in [MemoryPolicy::EndTask, MemoryPolicy::Refuse] {
-        let mut spec = bench.spec("fields");
+    for (guest, policy) in [
+        ("fields", MemoryPolicy::EndTask),
+        ("fields", MemoryPolicy::Refuse),
+        ("random", MemoryPolicy::EndTask),
+    ] {
+        let mut spec = bench.spec(guest);
         spec.memory_limit = Some(8 * MIB);
         spec.memory_policy = policy;
         spec.handles = 2_000;

@@ -229,7 +229,7 @@ fn a_request_that_fails_is_answered_and_told_and_the_service_goes_on() {
         "{said}"
     );
     assert!(
-        said.contains("GET /grow: memory limit 32 MiB reached"),
+        said.contains("GET /grow: memory limit 32 MiB of an instance reached"),
         "{said}"
     );
 }
@@ -470,4 +470,25 @@ fn a_service_asks_others_only_where_it_may() {
     });
     let service = Service::start(&cluster, &[]);
     assert_eq!(service.get(&format!("/fetch?{authority}")).0, 502);
+}
+
+#[test]
+fn an_agent_that_is_stopped_lets_services_finish_and_tells_how_its_tasks_ended() {
+    let (cluster, _) = cluster();
+    let mut service = Service::start(&cluster, &[]);
+    let mut stream = service.connect();
+    write!(stream, "GET /slow?1500 HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    let agent = cluster.agents.first().unwrap().pid();
+    kill(Pid::from_raw(agent.try_into().unwrap()), Signal::SIGTERM).unwrap();
+    assert_eq!(answer(stream), (200, "at last\n".to_owned()));
+    assert_eq!(service.ended(), Some(207), "{}", service.said());
+    let said = service.said();
+    assert!(
+        said.contains("TASK_KILLED: The agent was stopped"),
+        "{said}"
+    );
+    // It has not come back, and need not.
+    let tasks = cluster.json(&["ps", "--all", "--json"]);
+    assert_eq!(tasks[0]["state"], "TASK_KILLED", "{tasks}");
 }
