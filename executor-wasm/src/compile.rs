@@ -66,6 +66,14 @@ pub enum CompileError {
         /// What is wrong, with the offset.
         message: String,
     },
+    /// It is valid by a proposal that is not carried.
+    #[error(
+        "the module uses a WebAssembly proposal that agents do not carry; build it without: {message}"
+    )]
+    Proposal {
+        /// Which, with the offset.
+        message: String,
+    },
     /// It wants something from the host that the host has not.
     #[error("{}", missing_function(module, name))]
     MissingImport {
@@ -126,6 +134,7 @@ impl CompileError {
             Self::Newer { .. } => "newer",
             Self::NotAModule => "not_a_module",
             Self::Invalid { .. } => "invalid",
+            Self::Proposal { .. } => "proposal",
             Self::MissingImport { .. } | Self::MissingInterface { .. } => "missing_import",
             Self::WrongImport { .. } => "wrong_import",
             Self::NoStart { .. } | Self::NoWorld { .. } | Self::WrongExport { .. } => "no_start",
@@ -237,7 +246,7 @@ fn compile_bytes(bytes: &[u8], engine: &Engine) -> Result<Vec<u8>, CompileError>
     if shape.component {
         return compile_component(engine, &binary, &shape);
     }
-    let module = Module::new(engine, &binary).map_err(|error| invalid(&format!("{error:#}")))?;
+    let module = Module::new(engine, &binary).map_err(|error| not_compiled(&error))?;
     if let Err(error) = linker(engine)?.instantiate_pre(&module) {
         return Err(match error.downcast_ref::<UnknownImportError>() {
             Some(unknown) => CompileError::MissingImport {
@@ -282,10 +291,7 @@ fn compile_component(
     if let Some(name) = shape.newer() {
         return Err(CompileError::Newer { name: named(name) });
     }
-    let invalid = |error: wasmtime::Error| CompileError::Invalid {
-        message: one_line(&format!("{error:#}")),
-    };
-    let component = Component::new(engine, binary).map_err(invalid)?;
+    let component = Component::new(engine, binary).map_err(|error| not_compiled(&error))?;
     if let Err(error) = component_linker(engine)?.instantiate_pre(&component) {
         let whole = format!("{error:#}");
         let missing = whole.contains("was not found in the linker");
@@ -317,7 +323,17 @@ fn compile_component(
             wanted: "handle takes a request and a place for the response and gives nothing",
         });
     }
-    component.serialize().map_err(invalid)
+    component.serialize().map_err(|error| not_compiled(&error))
+}
+
+/// Why a module or component was not taken. The validator knows all proposals and says which one is not switched on.
+fn not_compiled(error: &wasmtime::Error) -> CompileError {
+    let message = one_line(&format!("{error:#}"));
+    let switched_off = ["support is not enabled", "must be enabled"];
+    if switched_off.iter().any(|words| message.contains(words)) {
+        return CompileError::Proposal { message };
+    }
+    CompileError::Invalid { message }
 }
 
 fn is_command(component: &Component) -> bool {
@@ -540,6 +556,15 @@ mod tests {
         let invalid = refusal(b"\0asm\x01\0\0\0\xff\xff");
         assert_eq!(invalid.kind(), "invalid");
         assert!(invalid.to_string().contains("offset"), "{invalid}");
+    }
+
+    #[test]
+    fn a_proposal_that_is_not_carried_is_named() {
+        let error = refusal(b"(module (memory 1 1 shared) (func (export \"_start\")))");
+        assert_eq!(error.kind(), "proposal", "{error}");
+        let said = error.to_string();
+        assert!(said.contains("do not carry; build it without"), "{said}");
+        assert!(said.contains("shared memor"), "{said}");
     }
 
     #[test]

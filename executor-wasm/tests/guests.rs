@@ -690,6 +690,21 @@ fn an_executor_without_descriptors_refuses_in_words() {
 }
 
 #[test]
+fn what_a_guest_drops_is_collected() {
+    let bench = Bench::new();
+    // Of it all a limit twice as high would be too low.
+    let status = run(bench.spec("garbage"));
+    assert_eq!(status.state(), TaskState::TaskFinished, "{status:?}");
+}
+
+#[test]
+fn atomic_operations_work_on_memory_that_nobody_shares() {
+    let bench = Bench::new();
+    let status = run(bench.spec("atomic"));
+    assert_eq!(status.state(), TaskState::TaskFinished, "{status:?}");
+}
+
+#[test]
 fn another_entrypoint_may_be_named_if_it_can_be_called() {
     let bench = Bench::new();
     let entrypoint = |name: &str| {
