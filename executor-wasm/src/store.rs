@@ -4,6 +4,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -271,8 +272,16 @@ impl Furniture {
                     mount.guest
                 )
             };
-            let opened =
-                open_without_links(&mount.host).map_err(|error| failed(error.to_string()))?;
+            let opened = open_without_links(&mount.host).map_err(|error| match error {
+                // The agent saw it. Behind a wall what lies in a closed directory may not be there at all.
+                Errno::EACCES | Errno::ENOENT => {
+                    let user = nix::unistd::geteuid();
+                    failed(format!(
+                        "{error}: the task's user, {user}, must be let into it, and into what lies above it from the directory that is allowed on"
+                    ))
+                }
+                error => failed(error.to_string()),
+            })?;
             let through = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
             // Behind a wall there may be no such paths; what was found to have no links a moment ago must do.
             let path = match through.exists() {

@@ -123,13 +123,17 @@ impl Driver {
     async fn keep_subscribed(&mut self) {
         let mut alone_since = Instant::now();
         let mut pause = BACKOFF_FIRST;
+        let mut last = String::new();
         loop {
             match self.session().await {
                 Ended::Refused(error) => {
                     tracing::error!(%error, "the agent refuses this executor");
                     return;
                 }
-                Ended::NotYet(error) => tracing::debug!(%error, "not subscribed yet"),
+                Ended::NotYet(error) => {
+                    last = error.to_string();
+                    tracing::debug!(error = last, "not subscribed yet");
+                }
                 Ended::Lost(error) => {
                     match error {
                         Some(error) => tracing::warn!(%error, "the agent was lost"),
@@ -148,7 +152,7 @@ impl Driver {
                 (false, false, _) => self.config.connect_timeout,
             };
             if alone_since.elapsed() >= patience {
-                tracing::error!("the agent did not come back in time");
+                tracing::error!(error = last, "the agent did not come back in time");
                 return;
             }
             tokio::time::sleep(pause).await;

@@ -5,7 +5,7 @@
     reason = "all of this file is test code"
 )]
 
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -193,5 +193,54 @@ fn executors_have_users_of_their_own_and_what_they_write_is_theirs() {
     let status = std::fs::read_to_string(format!("/proc/{second_pid}/status")).unwrap();
     for line in ["NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000"] {
         assert!(status.contains(line), "{line} is not in\n{status}");
+    }
+}
+
+/// Where the work directory lies in a directory tasks may have, but behind one that executors may not enter: the directory
+/// itself, or one in it. What an executor needs is still its own, and nothing else behind it is.
+#[test]
+fn an_agent_inside_an_allowed_directory_is_reached_past_closed_ones() {
+    if !is_root() {
+        return;
+    }
+    for is_itself_closed in [true, false] {
+        let mut cluster = Cluster::master_alone(&[]);
+        let closed = cluster.folder.path().canonicalize().unwrap();
+        std::fs::set_permissions(&closed, PermissionsExt::from_mode(0o700)).unwrap();
+        std::fs::write(closed.join("secret"), "unseen").unwrap();
+        let around = closed.parent().unwrap();
+        let open = tempfile::tempdir_in(around).unwrap();
+        std::fs::set_permissions(open.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::write(open.path().join("greeting"), "from the host").unwrap();
+        let allowed = if is_itself_closed { &*closed } else { around };
+        let allowed = allowed.display().to_string();
+        cluster.add_agent(&["--allow_host_directories", &allowed]);
+        cluster.wait_for_agents(1);
+        let ended = cluster.tepui(&["run", &guest("hello")]);
+        assert_eq!(ended.code, 0, "{allowed}: {ended:?}");
+        let probe = guest("probe");
+        if is_itself_closed {
+            let inside = closed.join("inside");
+            std::fs::create_dir(&inside).unwrap();
+            let mount = format!("{}:/data", inside.display());
+            let ended = cluster.tepui(&["run", "--mount", &mount, &probe, "--", "list", "/data"]);
+            assert_eq!(ended.code, 205, "{ended:?}");
+            assert!(ended.stderr.contains("must be let into it"), "{ended:?}");
+            continue;
+        }
+        let mount = format!("{}:/data", open.path().display());
+        let read = |mount: &str, path: &str| {
+            cluster.tepui(&["run", "--mount", mount, &probe, "--", "read", path])
+        };
+        let ended = read(&mount, "/data/greeting");
+        assert_eq!(
+            (ended.code, ended.stdout.as_str()),
+            (0, "from the host\n"),
+            "{ended:?}"
+        );
+        let name = closed.file_name().unwrap().to_str().unwrap();
+        let ended = read(&format!("{allowed}:/data"), &format!("/data/{name}/secret"));
+        assert_eq!(ended.code, 1, "{ended:?}");
+        assert!(!ended.stdout.contains("unseen"), "{ended:?}");
     }
 }

@@ -181,7 +181,7 @@ impl Plan {
     pub fn enter(&self) -> Result<Standing, WallError> {
         let grants = self.all_grants();
         if self.own_view {
-            view::enter(&grants, self.runs_programs)?;
+            view::enter(&grants, self.user, self.runs_programs)?;
         }
         if let Some(user) = self.user {
             become_user(user)?;

@@ -1,6 +1,7 @@
 //! A file system of a process's own: an empty root, and in it, at their usual places, what was granted.
 //!
-//! It hides everything else, and it leads past directories above that only root may enter.
+//! It hides everything else, and it leads past directories above that only root may enter: also where such a directory
+//! lies inside something else that was granted.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -26,7 +27,12 @@ struct Source {
     access: Access,
 }
 
-pub(crate) fn enter(grants: &[Grant], runs_programs: bool) -> Result<(), WallError> {
+/// For who is to be `user` once it is shut in.
+pub(crate) fn enter(
+    grants: &[Grant],
+    user: Option<u32>,
+    runs_programs: bool,
+) -> Result<(), WallError> {
     let failed = |what: &str| {
         let what = what.to_owned();
         move |error: nix::Error| WallError::new(format!("a file system of its own: {what}"), error)
@@ -49,6 +55,8 @@ pub(crate) fn enter(grants: &[Grant], runs_programs: bool) -> Result<(), WallErr
     let root = PLACES
         .iter()
         .map(Path::new)
+        // One that is shown itself would be shown as what lies over it now.
+        .filter(|place| !sources.iter().any(|one| place.starts_with(&one.target)))
         .find(|place| place.is_dir())
         .ok_or_else(|| {
             WallError::new("a file system of its own", "there is no place to make it")
@@ -62,8 +70,16 @@ pub(crate) fn enter(grants: &[Grant], runs_programs: bool) -> Result<(), WallErr
         Some("mode=755,size=1m"),
     )
     .map_err(failed("tmpfs"))?;
-    for source in &sources {
+    let mut covers = Vec::new();
+    for (index, source) in sources.iter().enumerate() {
+        if let Some(user) = user {
+            covers.extend(cover(root, &sources[..index], source, user)?);
+        }
         bind(root, source, runs_programs)?;
+    }
+    let read_only = flags | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+    for cover in &covers {
+        mount(NOTHING, cover, NOTHING, read_only, NOTHING).map_err(failed("read-only cover"))?;
     }
     let proc = root.join("proc");
     let hidden = Some("hidepid=invisible,subset=pid");
@@ -79,8 +95,7 @@ pub(crate) fn enter(grants: &[Grant], runs_programs: bool) -> Result<(), WallErr
     nix::unistd::pivot_root(".", ".").map_err(failed("pivot_root"))?;
     // The old root lies over the new one at the same place.
     umount2(".", MntFlags::MNT_DETACH).map_err(failed("umount"))?;
-    let flags = flags | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
-    mount(NOTHING, "/", NOTHING, flags, NOTHING).map_err(failed("read-only root"))?;
+    mount(NOTHING, "/", NOTHING, read_only, NOTHING).map_err(failed("read-only root"))?;
     if std::env::set_current_dir(&here).is_err() {
         std::env::set_current_dir("/")
             .map_err(|error| WallError::new("a file system of its own: chdir", error))?;
@@ -100,6 +115,68 @@ fn only_itself(proc: &Path) -> Result<(), WallError> {
     mount(Some(&source), &target, NOTHING, MsFlags::MS_BIND, NOTHING)
         .map_err(|error| failed(&error))?;
     std::os::unix::fs::symlink(&own, proc.join("self")).map_err(|error| failed(&error))
+}
+
+/// Where a source lies inside others that were shown before, but behind a directory its user may not enter: puts an empty
+/// one over that, in which the source then is alone. It hides nothing the user could have seen. The directory covered.
+fn cover(
+    root: &Path,
+    shown: &[Source],
+    source: &Source,
+    user: u32,
+) -> Result<Option<PathBuf>, WallError> {
+    let failed = |error: nix::Error| {
+        let step = format!("leading past what lies above {}", source.target.display());
+        WallError::new(step, error)
+    };
+    let mut above: Vec<&Path> = source
+        .target
+        .ancestors()
+        .skip(1)
+        .filter(|path| shown.iter().any(|outer| path.starts_with(&outer.target)))
+        .collect();
+    above.reverse();
+    for path in above {
+        let directory = root.join(path.strip_prefix("/").unwrap_or(path));
+        // What an earlier cover hides is made anew, for everybody.
+        if !directory.exists() {
+            return Ok(None);
+        }
+        if may_enter(&directory, user).map_err(failed)? {
+            continue;
+        }
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(
+            Some("tmpfs"),
+            &directory,
+            Some("tmpfs"),
+            flags,
+            Some("mode=755,size=1m"),
+        )
+        .map_err(failed)?;
+        return Ok(Some(directory));
+    }
+    Ok(None)
+}
+
+/// Whether the user, who is in no other group than its own, may look up names in a directory. The kernel is asked, because
+/// there is more to it than the mode.
+fn may_enter(directory: &Path, user: u32) -> nix::Result<bool> {
+    use nix::unistd::{Gid, Uid, setfsgid, setfsuid, setgroups};
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY;
+    let handle = nix::fcntl::open(directory, flags, Mode::empty())?;
+    // For good: the user that is to be has none either.
+    setgroups(&[])?;
+    setfsgid(Gid::from_raw(user));
+    setfsuid(Uid::from_raw(user));
+    let entered = nix::fcntl::openat(&handle, ".", flags, Mode::empty());
+    setfsuid(nix::unistd::geteuid());
+    setfsgid(nix::unistd::getegid());
+    match entered {
+        Ok(_) => Ok(true),
+        Err(nix::Error::EACCES) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// `None` for what is not there.
