@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::json;
+use serde_json::{Value, json};
 use tepui_tests::{Cluster, Ended, FileServer, Reply, Scheduler, polyglot, request};
 
 /// Those that are modules: their exit codes arrive whole, and they have no way to others.
@@ -16,6 +19,9 @@ const MODULES: &[&str] = &["rust", "c", "cpp", "go", "zig", "assemblyscript"];
 /// Those that are components, with what an exit code of 2 is when it arrives.
 const COMPONENTS: &[(&str, i32)] = &[("rust-component", 1), ("python", 2), ("javascript", 1)];
 const SERVICES: &[&str] = &["rust-service", "python-service", "javascript-service"];
+
+/// What the guest SDK is for, with the language each writes into its log.
+const TOURS: &[(&str, &str)] = &[("c-tour", "c"), ("python-tour", "python")];
 
 const POEM: &str = "The tepui stands. The rain\nfalls on the tepui, and\nthe tepui stands again\n";
 const REST: &[u8] = b"no end of line, th\xc3\xa9 rain AND \x00\xffagain";
@@ -136,8 +142,7 @@ fn jobs_report_the_same_and_tell_what_went_wrong(cluster: &Cluster) {
         );
         let tasks = cluster.json(&["ps", "--all", "--json"]);
         let mut tasks = tasks.as_array().unwrap().iter();
-        let is_this =
-            |task: &&serde_json::Value| task["name"] == name && task["state"] == "TASK_FINISHED";
+        let is_this = |task: &&Value| task["name"] == name && task["state"] == "TASK_FINISHED";
         let task = tasks.rfind(is_this).unwrap()["id"]
             .as_str()
             .unwrap()
@@ -233,6 +238,82 @@ fn python_without_memory_is_told_so(cluster: &Cluster) {
     assert!(message.contains("; then: "), "{status}");
     let stderr = cluster.tepui(&["logs", "python", "--stderr"]).stdout;
     assert!(stderr.contains("MemoryError"), "{stderr}");
+}
+
+/// Who it is, the store, the log, progress, health and messages: by the imports of a module and by those of a component.
+#[test]
+fn polyglot_tours_ask_their_cluster() {
+    let cluster = cluster(2048);
+    let mut scheduler = Scheduler::subscribe(&cluster.master.address, json!({}));
+    for (name, language) in TOURS {
+        for visit in ["1", "2"] {
+            tour(&cluster, &mut scheduler, name, language, visit);
+        }
+        let key = format!("visits/{language}");
+        let kept = cluster.tepui(&["store", "get", "*", "tour", &key]);
+        assert_eq!((kept.code, kept.stdout.trim_end()), (0, "2"), "{kept:?}");
+    }
+}
+
+/// One task of the job `tour`, which comes that often.
+fn tour(cluster: &Cluster, scheduler: &mut Scheduler, name: &str, language: &str, visit: &str) {
+    let id = format!("{name}-{visit}");
+    let offer = scheduler.offer();
+    let mut task = Scheduler::task(&id, &offer, "");
+    task["command"] = json!({ "shell": false, "value": name, "arguments": [name] });
+    task["container"] =
+        json!({ "type": "WASM", "wasm": { "artifact": { "value": polyglot(name) } } });
+    task["resources"][1]["scalar"]["value"] = json!(128.0);
+    task["labels"] = json!({ "labels": [
+        { "key": "tepui.job", "value": "tour" }, { "key": "tepui.attempt", "value": visit },
+    ]});
+    assert_eq!(scheduler.launch(&offer, &[task]).status, 202);
+    for (heard, answer) in [
+        ("ready", Some("one")),
+        ("echo one", Some("bye")),
+        ("echo bye", None),
+    ] {
+        let event = message(scheduler, &id);
+        let data = BASE64_STANDARD
+            .decode(event["data"].as_str().unwrap())
+            .unwrap();
+        let data: Value = serde_json::from_slice(&data).unwrap();
+        assert_eq!(data, json!({ "task_id": id, "text": heard }));
+        if let Some(text) = answer {
+            let data = json!({ "task_id": id, "text": text }).to_string();
+            let call = json!({ "type": "MESSAGE", "message": {
+                "agent_id": event["agent_id"], "executor_id": event["executor_id"],
+                "data": BASE64_STANDARD.encode(data),
+            }});
+            assert_eq!(scheduler.call(call).status, 202);
+        }
+    }
+    let status = scheduler.ended(&id);
+    assert_eq!(status["state"], "TASK_FINISHED", "{status}");
+    assert_eq!(status["healthy"], true, "{status}");
+    assert_eq!(
+        status["usage"]["progress"],
+        json!({ "fraction": 1.0, "message": "done" })
+    );
+    let file = |file: &str| {
+        let words = ["logs", &id, "--file", file];
+        cluster.tepui(&words).stdout
+    };
+    assert_eq!(
+        file("stdout"),
+        format!(
+            "task {id}, attempt {visit}\nlabel tepui.job = tour\nlabel tepui.attempt = {visit}\nvisit {visit}\n"
+        )
+    );
+    let line: Value = serde_json::from_str(&file("log.jsonl")).unwrap();
+    assert_eq!(line["message"], "the tour begins");
+    assert_eq!(line["fields"], json!({ "language": language }));
+}
+
+/// The next message; the first one comes when the module is compiled, which takes a while.
+fn message(scheduler: &mut Scheduler, id: &str) -> Value {
+    let event = scheduler.next("MESSAGE", Duration::from_secs(300));
+    event.unwrap_or_else(|| panic!("{id} says nothing"))["message"].clone()
 }
 
 /// A service under `tepui run`, ended when the test ends.

@@ -25,6 +25,8 @@ struct Language {
     name: &'static str,
     /// The modules, without `.wasm`.
     makes: &'static [&'static str],
+    /// What the guest SDK has for it: folders, and where in its own the build puts their files.
+    sdk: &'static [(&'static str, &'static str)],
     build: fn(&Job) -> anyhow::Result<()>,
 }
 
@@ -33,36 +35,43 @@ const LANGUAGES: &[Language] = &[
     Language {
         name: "javascript",
         makes: &["javascript", "javascript-service"],
+        sdk: &[],
         build: javascript,
     },
     Language {
         name: "python",
-        makes: &["python", "python-service"],
+        makes: &["python", "python-service", "python-tour"],
+        sdk: &[("sdk-guest/wit", "wit/deps")],
         build: python,
     },
     Language {
         name: "go",
         makes: &["go"],
+        sdk: &[],
         build: go,
     },
     Language {
         name: "zig",
         makes: &["zig"],
+        sdk: &[],
         build: zig,
     },
     Language {
         name: "assemblyscript",
         makes: &["assemblyscript"],
+        sdk: &[],
         build: assemblyscript,
     },
     Language {
         name: "c",
-        makes: &["c"],
+        makes: &["c", "c-tour"],
+        sdk: &[("sdk-guest/c", "sdk")],
         build: c,
     },
     Language {
         name: "cpp",
         makes: &["cpp"],
+        sdk: &[],
         build: cpp,
     },
 ];
@@ -140,13 +149,19 @@ impl Language {
             tools: out.join("tools").join(self.name),
             out: out.to_owned(),
         };
-        let wanted = fingerprint(&sources)?;
+        let mut wanted = fingerprint(&sources)?;
+        for (from, _) in self.sdk {
+            wanted.push_str(&fingerprint(Path::new(from))?);
+        }
         let stamp = out.join("build").join(format!("{}.built", self.name));
         let there = self.makes.iter().all(|name| job.module(name).exists());
         if there && std::fs::read_to_string(&stamp).is_ok_and(|made| made == wanted) {
             return Ok("is built".to_owned());
         }
         copy(&sources, &job.folder)?;
+        for (from, to) in self.sdk {
+            copy(Path::new(from), &job.folder.join(to))?;
+        }
         (self.build)(&job)?;
         std::fs::write(stamp, wanted)?;
         Ok(format!("built in {:.1} s", begun.elapsed().as_secs_f64()))
@@ -206,13 +221,16 @@ fn rust(out: &Path) -> anyhow::Result<()> {
 }
 
 fn c(job: &Job) -> anyhow::Result<()> {
-    quiet(
-        toolchains::c_compiler(&job.out, "cc")?
-            .args(["-std=c11", "-O2", "-s", "-Wall", "-Wextra", "census.c"])
-            .arg("-o")
-            .arg(job.module("c"))
-            .current_dir(&job.folder),
-    )
+    for (source, name) in [("census.c", "c"), ("sdk/tour.c", "c-tour")] {
+        quiet(
+            toolchains::c_compiler(&job.out, "cc")?
+                .args(["-std=c11", "-O2", "-s", "-Wall", "-Wextra", source])
+                .arg("-o")
+                .arg(job.module(name))
+                .current_dir(&job.folder),
+        )?;
+    }
+    Ok(())
 }
 
 fn cpp(job: &Job) -> anyhow::Result<()> {
@@ -278,6 +296,7 @@ fn python(job: &Job) -> anyhow::Result<()> {
     for (world, app, name) in [
         ("job", "app", "python"),
         ("service", "service", "python-service"),
+        ("tour", "tour", "python-tour"),
     ] {
         quiet(
             Command::new(job.tools.join("bin/componentize-py"))
