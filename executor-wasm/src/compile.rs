@@ -19,7 +19,9 @@ use crate::engines::{
     unoptimised_engine,
 };
 use crate::task::Entry;
-use crate::world::{COMMAND, SERVICE, Shape, Worlds, provider_of_function, provider_of_interface};
+use crate::world::{
+    COMMAND, SERVICE, Shape, Worlds, provider_of_function, provider_of_interface, shares_memory,
+};
 
 const MAGIC: &[u8] = b"\0asm";
 /// What is told of a message of the parsers and compilers.
@@ -243,6 +245,12 @@ fn compile_bytes(bytes: &[u8], engine: &Engine) -> Result<Vec<u8>, CompileError>
         return Err(CompileError::NotAModule);
     };
     let shape = Shape::of(&binary).map_err(|error| invalid(&error))?;
+    // The engine takes it, but makes no such memory.
+    if shares_memory(&binary) {
+        return Err(CompileError::Proposal {
+            message: "it has a shared memory, which is for threads".to_owned(),
+        });
+    }
     if shape.component {
         return compile_component(engine, &binary, &shape);
     }
@@ -564,7 +572,7 @@ mod tests {
         assert_eq!(error.kind(), "proposal", "{error}");
         let said = error.to_string();
         assert!(said.contains("do not carry; build it without"), "{said}");
-        assert!(said.contains("shared memor"), "{said}");
+        assert!(said.contains("shared memory"), "{said}");
     }
 
     #[test]

@@ -112,6 +112,18 @@ fn is_version_2(name: &str, interface: &str) -> bool {
     version.is_some_and(|version| version.starts_with("0.2."))
 }
 
+/// Whether a valid binary has a memory for several threads, in itself or in a module inside it.
+pub(crate) fn shares_memory(bytes: &[u8]) -> bool {
+    Parser::new(0)
+        .parse_all(bytes)
+        .any(|payload| match payload {
+            Ok(Payload::MemorySection(memories)) => {
+                memories.into_iter().flatten().any(|memory| memory.shared)
+            }
+            _ => false,
+        })
+}
+
 /// Who would provide what a core module imports, as the end of a sentence.
 pub(crate) fn provider_of_function(module: &str, name: &str) -> &'static str {
     match module {
