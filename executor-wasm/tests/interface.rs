@@ -261,6 +261,10 @@ fn messages_go_both_ways() {
          (call $is (i32.const 6) (call $message_send (i32.const 1000) (i32.load (i32.const 500))) (i32.const 0))
          (call $is (i32.const 7) (call $message_receive (i32.const 1) (i32.const 1000) (i32.const 5) (i32.const 500)) (i32.const 7))",
     );
+    // By then it has seen that there was none.
+    while task.sent().is_empty() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     task.handle.deliver(Bytes::from_static(b"\xffello"));
     task.goes_well();
     assert_eq!(task.sent(), [&b"some"[..], b"\xffello"]);
