@@ -21,7 +21,7 @@ pub(crate) struct Service {
     /// Requests an instance answers before a new one takes its place (1)
     #[arg(long, help_heading = "HTTP services", value_parser = clap::value_parser!(u32).range(1..))]
     reuse: Option<u32>,
-    /// Longest time a request may take (1mins)
+    /// Longest time a request may take (1mins); 0s: any
     #[arg(long, help_heading = "HTTP services", value_parser = parse_duration)]
     request_time: Option<Duration>,
     /// Memory one instance may hold (all of the task's)
@@ -41,8 +41,11 @@ pub(crate) struct Service {
 impl Service {
     /// `None` if nothing was asked for.
     pub(crate) fn info(&self) -> Option<wasm_info::Service> {
-        let milliseconds =
-            |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
+        // Nothing stays nothing, which has a meaning; less than a millisecond does not become it.
+        let milliseconds = |time: Duration| {
+            let whole = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            whole.max(u64::from(!time.is_zero()))
+        };
         let info = wasm_info::Service {
             reuse: self.reuse,
             idle_ms: None,
@@ -160,6 +163,21 @@ mod tests {
         assert!(parse_mount("x:/y").unwrap().host_path.starts_with('/'));
         for text in ["/srv", "/srv:data", ":/data", "/srv:/", "/srv:"] {
             assert!(parse_mount(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_time_at_all_is_no_limit_but_a_short_one_stays_short() {
+        #[derive(clap::Parser)]
+        struct Words {
+            #[command(flatten)]
+            service: Service,
+        }
+        for (time, told) in [("0s", 0), ("1us", 1), ("2s", 2_000)] {
+            let words = ["run", "--request-time", time];
+            let words: Words = clap::Parser::parse_from(words);
+            let info = words.service.info().unwrap();
+            assert_eq!(info.request_ms, Some(told), "{time}");
         }
     }
 
