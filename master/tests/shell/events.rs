@@ -172,6 +172,10 @@ async fn each_framework_has_figures_and_every_figure_is_explained() {
         assert!(is_explained, "{name}");
     }
     for name in help.keys().filter(|name| !name.ends_with('/')) {
+        if help.contains_key(&format!("{name}/")) {
+            // A timer: it has no figures before it has run.
+            continue;
+        }
         assert!(snapshot.get(name).is_some(), "{name} is explained only");
     }
 }
