@@ -40,7 +40,7 @@ pub(crate) struct Preinit {
     /// A directory of this machine that the function sees at GUEST; may be repeated
     #[arg(long, value_name = "HOST:GUEST[:ro]", value_parser = wasm::parse_mount)]
     mount: Vec<Preopen>,
-    /// Most memory it may use
+    /// The most that each of its memories may hold
     #[arg(long, default_value = "1GB", value_parser = wasm::parse_size)]
     mem: u64,
     /// Longest time it may take

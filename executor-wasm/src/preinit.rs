@@ -303,9 +303,12 @@ impl Watch {
         let over = Arc::new(AtomicBool::new(false));
         let (engine, is_over) = (engine.clone(), Arc::clone(&over));
         std::thread::spawn(move || {
-            if waiting.recv_timeout(time) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let mut time = time;
+            while waiting.recv_timeout(time) == Err(mpsc::RecvTimeoutError::Timeout) {
                 is_over.store(true, Ordering::Relaxed);
                 engine.increment_epoch();
+                // It may not have begun yet, and counts from then.
+                time = Duration::from_millis(1);
             }
         });
         Self { over, _done: done }

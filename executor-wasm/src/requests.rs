@@ -105,13 +105,17 @@ struct Instance {
 
 impl Instance {
     /// Cuts off the answers it has not finished: whoever reads one must not take it for whole.
-    fn cut_off(&mut self) {
+    /// Whether there were any.
+    fn cut_off(&mut self) -> bool {
+        let mut any = false;
         for entry in self.store.data_mut().http().table.iter_mut() {
             if let Some(body) = (entry as &mut dyn Any).downcast_mut::<HostOutgoingBody>() {
                 let (none, _) = HostOutgoingBody::new(StreamContext::Response, None, 1, 1);
                 std::mem::replace(body, none).abort();
+                any = true;
             }
         }
+        any
     }
 
     /// Takes what it burnt from its task's supply.
@@ -139,6 +143,8 @@ pub(crate) enum Failure {
     Request(String),
     /// The guest came to this.
     Guest(Box<End>),
+    /// It ended in order, but not its answer: whoever asked went away, or it left it unfinished.
+    Unfinished,
 }
 
 impl Failure {
@@ -151,6 +157,7 @@ impl Failure {
         let message = match self {
             Self::Guest(end) => return *end,
             Self::Full(message) | Self::Request(message) => message,
+            Self::Unfinished => "it began an answer that nobody had asked for".to_owned(),
             Self::TimedOut => format!(
                 "the first instance was not ready after {:.1?}, the time a request has",
                 limit.unwrap_or_default()
@@ -226,14 +233,14 @@ impl Server {
         request: Request<Incoming>,
         due: impl FnOnce(Option<Moment>),
     ) -> Response<WasiBody> {
-        let counts = &self.surroundings.meter.requests;
+        let mut uncounted = Uncounted(Some(Arc::clone(&self.surroundings.meter)));
         let Some(permit) = self.admit().await else {
-            count(&counts.turned_away);
+            uncounted.0 = None;
+            self.turned_away();
             return busy();
         };
         let limit = self.spec.serving.request_time;
         due(limit.and_then(|limit| Moment::now().checked_add(limit.checked_add(SLACK)?)));
-        let uncounted = Uncounted(Some(Arc::clone(&self.surroundings.meter)));
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let (sender, mut receiver) = oneshot::channel();
         let server = Arc::clone(&self);
@@ -263,7 +270,7 @@ impl Server {
         }
     }
 
-    /// Counts a connection that was not let in.
+    /// Counts a connection or a request that was not let in.
     pub(crate) fn turned_away(&self) {
         count(&self.surroundings.meter.requests.turned_away);
     }
@@ -310,7 +317,13 @@ impl Server {
             let called = instance.call(request, sender).await?;
             instance.settle();
             match called {
-                Ok(()) => self.keep(instance),
+                Ok(()) => {
+                    let unfinished = instance.cut_off();
+                    self.keep(instance);
+                    if unfinished {
+                        return Err(Failure::Unfinished);
+                    }
+                }
                 Err(error) => {
                     return Err(self.failure(error, &instance.store));
                 }
@@ -420,8 +433,6 @@ impl Server {
     fn keep(&self, mut instance: Instance) {
         instance.answered += 1;
         if instance.answered < self.spec.serving.reuse {
-            // It will not finish them any more: it is asked nothing but the next request.
-            instance.cut_off();
             instance.waits_since = Instant::now();
             self.idle().push(instance);
             self.crowd.room.notify_one();
@@ -452,6 +463,11 @@ impl Server {
                 "the service gave no answer\n",
                 "it gave no answer".to_owned(),
             ),
+            Err(Failure::Unfinished) => {
+                count(&counts.cut_off);
+                let text = "the service left its answer unfinished\n".to_owned();
+                return (internal, text);
+            }
             Err(Failure::Request(text)) => {
                 count(&counts.turned_away);
                 return (StatusCode::BAD_REQUEST, text);

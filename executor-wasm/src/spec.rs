@@ -115,7 +115,7 @@ impl Identity {
             role: allocated.unwrap_or_else(|| "*".to_owned()),
             agent_id: task.agent_id.value.clone(),
             attempt: label(ATTEMPT)
-                .and_then(|attempt| attempt.parse().ok())
+                .and_then(|attempt| attempt.parse().ok().filter(|attempt| *attempt > 0))
                 .unwrap_or(1),
             job: label(JOB).filter(|job| !job.is_empty()).map(str::to_owned),
             health_checked: task.health_check.is_some(),

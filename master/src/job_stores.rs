@@ -88,6 +88,7 @@ fn if_version(parameters: &Parameters) -> Result<Option<u64>, Refusal> {
 }
 
 fn read(parameters: &Parameters) -> Result<StoreCall, Refusal> {
+    only(parameters, &["role", "job", "key", "prefix"])?;
     let role = named(parameters, "role");
     match (role, named(parameters, "job"), named(parameters, "key")) {
         (role, None, None) => Ok(StoreCall::List { role }),
@@ -103,6 +104,7 @@ fn read(parameters: &Parameters) -> Result<StoreCall, Refusal> {
 }
 
 fn put(parameters: &Parameters, value: bytes::Bytes) -> Result<StoreCall, Refusal> {
+    only(parameters, &["role", "job", "key", "if_version"])?;
     Ok(StoreCall::Put {
         role: needed(parameters, "role")?,
         job: needed(parameters, "job")?,
@@ -112,7 +114,19 @@ fn put(parameters: &Parameters, value: bytes::Bytes) -> Result<StoreCall, Refusa
     })
 }
 
+/// A misspelt parameter must not make a call mean more than was meant.
+fn only(parameters: &Parameters, known: &[&str]) -> Result<(), Refusal> {
+    match parameters.keys().find(|name| !known.contains(&name.as_str())) {
+        Some(name) => Err(Refusal::bad_request(format!(
+            "'{name}' is no parameter of this call; it has {}",
+            known.join(", ")
+        ))),
+        None => Ok(()),
+    }
+}
+
 fn delete(parameters: &Parameters) -> Result<StoreCall, Refusal> {
+    only(parameters, &["role", "job", "key", "if_version"])?;
     let (role, job) = (needed(parameters, "role")?, needed(parameters, "job")?);
     let if_version = if_version(parameters)?;
     match (named(parameters, "key"), if_version) {

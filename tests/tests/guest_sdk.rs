@@ -300,7 +300,12 @@ fn service(
         .unwrap()
         .iter()
         .find(|resource| resource["name"] == "ports")
-        .map(|resource| resource["ranges"]["range"][0]["begin"].as_u64().unwrap())
+        .map(|resource| &resource["ranges"]["range"][0])
+        .unwrap();
+    let bounds = ["begin", "end"].map(|bound| port[bound].as_u64().unwrap());
+    // Agents of other tests offer the same ones.
+    let port = (bounds[0]..=bounds[1])
+        .find(|port| std::net::TcpListener::bind(format!("127.0.0.1:{port}")).is_ok())
         .unwrap();
     let mut service = task(id, &offer, &files.url("/service.wasm"), &[], json!({}));
     service["resources"].as_array_mut().unwrap().push(json!({

@@ -29,8 +29,8 @@ pub enum StoreRefused {
         found: usize,
         most: usize,
     },
-    #[error("The value has {found}; a value may have at most {}", format_bytes(*.most as u64))]
-    Value { found: String, most: usize },
+    #[error("The value has {found} bytes; a value may have at most {most}")]
+    Value { found: usize, most: usize },
     #[error("Invalid role: {0}")]
     Role(String),
     #[error("Expecting '{0}' to be present")]
@@ -227,7 +227,7 @@ impl Stores {
         check_name(limits, "The key", key)?;
         if value.len() > limits.value {
             return Err(StoreRefused::Value {
-                found: format_bytes(value.len() as u64),
+                found: value.len(),
                 most: limits.value,
             });
         }

@@ -117,6 +117,9 @@ async fn what_is_asked_wrongly_is_refused_with_what_is_expected() {
     let long = "k".repeat(257);
     for (method, query, status, says) in [
         ("GET", "?job=j", 400, "'role'"),
+        ("DELETE", "?role=r&job=j&prefix=k", 400, "'prefix'"),
+        ("DELETE", "?role=r&job=j&ke=k", 400, "'ke'"),
+        ("PUT", "?role=r&job=j&key=k&ifversion=1", 400, "'ifversion'"),
         ("GET", "?role=r&key=k", 400, "'job'"),
         ("PUT", "?role=r&job=j", 400, "'key'"),
         (
