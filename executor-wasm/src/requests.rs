@@ -143,7 +143,7 @@ pub(crate) enum Failure {
     Request(String),
     /// The guest came to this.
     Guest(Box<End>),
-    /// It ended in order, but not its answer: whoever asked went away, or it left it unfinished.
+    /// It ended in order, but left its answer unfinished.
     Unfinished,
 }
 
