@@ -23,6 +23,9 @@ pub(crate) struct Rules {
 /// Sandboxes and when they were handed in, the oldest first.
 type Queue = VecDeque<(SystemTime, PathBuf)>;
 
+/// By how much the time of a file may be behind the clock.
+const CLOCK_LAG: Duration = Duration::from_millis(100);
+
 impl Rules {
     /// Mesos's rule.
     fn max_age(&self, usage: f64) -> Duration {
@@ -45,6 +48,8 @@ impl Garbage {
     /// Starts the collector; sandboxes an earlier process left are found by looking, but for those in `live`.
     pub(crate) fn start(work_dir: PathBuf, rules: Rules, live: Vec<String>) -> Self {
         let (sender, mut inbox) = mpsc::unbounded_channel();
+        // What is made while it looks is in use. File systems tell the time a little late.
+        let before = SystemTime::now() - CLOCK_LAG;
         tokio::spawn(async move {
             let (directory, keep) = (
                 work_dir.clone(),
@@ -52,6 +57,7 @@ impl Garbage {
             );
             let left = tokio::task::spawn_blocking(move || left_over(&directory, &keep)).await;
             let mut waiting: Queue = left.unwrap_or_default();
+            waiting.retain(|(touched, _)| *touched < before);
             let mut looks = tokio::time::interval(rules.interval);
             looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut enough = rules.batch_above();

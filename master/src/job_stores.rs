@@ -116,7 +116,10 @@ fn put(parameters: &Parameters, value: bytes::Bytes) -> Result<StoreCall, Refusa
 
 /// A misspelt parameter must not make a call mean more than was meant.
 fn only(parameters: &Parameters, known: &[&str]) -> Result<(), Refusal> {
-    match parameters.keys().find(|name| !known.contains(&name.as_str())) {
+    match parameters
+        .keys()
+        .find(|name| !known.contains(&name.as_str()))
+    {
         Some(name) => Err(Refusal::bad_request(format!(
             "'{name}' is no parameter of this call; it has {}",
             known.join(", ")
