@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -33,13 +34,14 @@ impl Response {
     }
 }
 
-fn open(
+/// Sends a request; its answer is still to come.
+fn send(
     address: &str,
     method: &str,
     path: &str,
     headers: &[(&str, &str)],
     body: &[u8],
-) -> std::io::Result<Stream> {
+) -> std::io::Result<TcpStream> {
     let socket = TcpStream::connect(address)?;
     socket.set_read_timeout(Some(Duration::from_secs(30)))?;
     let mut head = format!(
@@ -50,9 +52,13 @@ fn open(
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     head.push_str("\r\n");
-    let mut writer = socket.try_clone()?;
-    writer.write_all(head.as_bytes())?;
-    writer.write_all(body)?;
+    (&socket).write_all(head.as_bytes())?;
+    (&socket).write_all(body)?;
+    Ok(socket)
+}
+
+/// The answer to what was sent, as far as its head has come.
+fn answer(socket: TcpStream) -> std::io::Result<Stream> {
     let mut reader = BufReader::new(socket);
     let mut line = String::new();
     reader.read_line(&mut line)?;
@@ -101,13 +107,29 @@ pub fn request(
 ) -> std::io::Result<Response> {
     let mut headers = headers.to_vec();
     headers.push(("Connection", "close"));
-    let mut stream = open(address, method, path, &headers, body)?;
+    let mut stream = answer(send(address, method, path, &headers, body)?)?;
     if method != "HEAD" {
-        while let Some(piece) = stream.piece()? {
-            stream.response.body.extend(piece);
-        }
+        stream.read_to_end()?;
     }
     Ok(stream.response)
+}
+
+/// A call whose answer may take a while; it has been sent when this comes back.
+///
+/// # Errors
+/// When the server cannot be reached; the thread panics when it closes early.
+pub fn call_ahead(
+    address: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> std::io::Result<JoinHandle<Response>> {
+    let socket = send(address, "POST", path, headers, body)?;
+    Ok(std::thread::spawn(move || {
+        let mut stream = answer(socket).unwrap();
+        stream.read_to_end().unwrap();
+        stream.response
+    }))
 }
 
 /// An answer that goes on.
@@ -131,7 +153,14 @@ impl Stream {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> std::io::Result<Self> {
-        open(address, "POST", path, headers, body)
+        answer(send(address, "POST", path, headers, body)?)
+    }
+
+    fn read_to_end(&mut self) -> std::io::Result<()> {
+        while let Some(piece) = self.piece()? {
+            self.response.body.extend(piece);
+        }
+        Ok(())
     }
 
     /// Lets the stream be silent for as long as it likes.

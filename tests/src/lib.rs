@@ -24,7 +24,7 @@ pub use cluster::{Cluster, Ended, Process, component, guest, polyglot, program, 
 pub use executor::{Executor, new_uuid};
 pub use fileserver::{FileServer, Reply, digest_of};
 pub use hosts::Hosts;
-pub use http::{Response, Stream, request};
+pub use http::{Response, Stream, call_ahead, request};
 pub use oci::Registry;
 pub use proxy::{Cut, Proxy};
 pub use s3::S3;

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tepui_tests::{Cluster, Response, Scheduler, Stream, guest, request, wait_until};
+use tepui_tests::{Cluster, Response, Scheduler, Stream, call_ahead, guest, request, wait_until};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
@@ -775,8 +775,8 @@ fn a_tasks_own_container_can_be_signalled_killed_and_waited_for() {
     };
     let wait = |agent: &str, id: &Value| {
         let wait = json!({ "type": "WAIT_CONTAINER", "wait_container": { "container_id": id } });
-        let agent = agent.to_owned();
-        std::thread::spawn(move || call(&agent, &wait).json()["wait_container"].clone())
+        // On its way before anything is done to the container.
+        call_ahead(agent, "/api/v1", &[JSON], wait.to_string().as_bytes()).unwrap()
     };
     // One that makes of a signal what it likes.
     let mut first = site(
@@ -790,7 +790,7 @@ fn a_tasks_own_container_can_be_signalled_killed_and_waited_for() {
     assert_eq!(signal(&first.agent, &container, Some(15)), 200);
     let status = first.scheduler.until("job", "TASK_FAILED");
     assert_eq!(status["message"], "Command exited with status 3");
-    let ended = waiting.join().unwrap();
+    let ended = &waiting.join().unwrap().json()["wait_container"];
     assert_eq!(ended["state"], "TASK_FAILED", "{ended}");
     assert_eq!(ended["exit_status"], 3 << 8, "{ended}");
     // And one that is killed.
@@ -800,7 +800,7 @@ fn a_tasks_own_container_can_be_signalled_killed_and_waited_for() {
     assert_eq!(signal(&second.agent, &container, None), 200);
     let status = second.scheduler.until("job", "TASK_FAILED");
     assert_eq!(status["reason"], "REASON_EXECUTOR_TERMINATED", "{status}");
-    let ended = waiting.join().unwrap();
+    let ended = &waiting.join().unwrap().json()["wait_container"];
     assert_eq!(ended["exit_status"], 9, "{ended}");
     assert!(second.cluster.processes(&["sleep", "4730"]).is_empty());
     assert_eq!(signal(&second.agent, &container, None), 404);
