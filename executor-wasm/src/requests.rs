@@ -1,6 +1,5 @@
 //! One request to a service: an instance for it, its answer, and what becomes of the instance afterwards.
 
-use std::any::Any;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -105,17 +104,13 @@ struct Instance {
 
 impl Instance {
     /// Cuts off the answers it has not finished: whoever reads one must not take it for whole.
-    /// Whether there were any.
-    fn cut_off(&mut self) -> bool {
-        let mut any = false;
+    fn cut_off(&mut self) {
         for entry in self.store.data_mut().http().table.iter_mut() {
-            if let Some(body) = (entry as &mut dyn Any).downcast_mut::<HostOutgoingBody>() {
+            if let Some(body) = entry.downcast_mut::<HostOutgoingBody>() {
                 let (none, _) = HostOutgoingBody::new(StreamContext::Response, None, 1, 1);
                 std::mem::replace(body, none).abort();
-                any = true;
             }
         }
-        any
     }
 
     /// Takes what it burnt from its task's supply.
@@ -143,8 +138,6 @@ pub(crate) enum Failure {
     Request(String),
     /// The guest came to this.
     Guest(Box<End>),
-    /// It ended in order, but left its answer unfinished.
-    Unfinished,
 }
 
 impl Failure {
@@ -157,7 +150,6 @@ impl Failure {
         let message = match self {
             Self::Guest(end) => return *end,
             Self::Full(message) | Self::Request(message) => message,
-            Self::Unfinished => "it began an answer that nobody had asked for".to_owned(),
             Self::TimedOut => format!(
                 "the first instance was not ready after {:.1?}, the time a request has",
                 limit.unwrap_or_default()
@@ -317,13 +309,7 @@ impl Server {
             let called = instance.call(request, sender).await?;
             instance.settle();
             match called {
-                Ok(()) => {
-                    let unfinished = instance.cut_off();
-                    self.keep(instance);
-                    if unfinished {
-                        return Err(Failure::Unfinished);
-                    }
-                }
+                Ok(()) => self.keep(instance),
                 Err(error) => {
                     return Err(self.failure(error, &instance.store));
                 }
@@ -433,6 +419,8 @@ impl Server {
     fn keep(&self, mut instance: Instance) {
         instance.answered += 1;
         if instance.answered < self.spec.serving.reuse {
+            // It is asked nothing but the next request, and will not finish them any more.
+            instance.cut_off();
             instance.waits_since = Instant::now();
             self.idle().push(instance);
             self.crowd.room.notify_one();
@@ -463,11 +451,6 @@ impl Server {
                 "the service gave no answer\n",
                 "it gave no answer".to_owned(),
             ),
-            Err(Failure::Unfinished) => {
-                count(&counts.cut_off);
-                let text = "the service left its answer unfinished\n".to_owned();
-                return (internal, text);
-            }
             Err(Failure::Request(text)) => {
                 count(&counts.turned_away);
                 return (StatusCode::BAD_REQUEST, text);

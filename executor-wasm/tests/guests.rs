@@ -1,16 +1,20 @@
 //! Guests under the runtime, without an agent: each ends in the one way it should.
 
+mod common;
+
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tepui_api::v1::task_status::Reason;
 use tepui_api::v1::{TaskState, TaskStatus};
 use tepui_executor_wasm::{
-    MemoryPolicy, Metering, ModuleFile, Outcome, Progress, Runtime, Serving, Settings, TaskHandle,
-    TaskSpec, Volume, compile, compile_quickly, verdict,
+    MemoryPolicy, Metering, ModuleFile, Outcome, Progress, Runtime, Settings, TaskHandle, TaskSpec,
+    Volume, compile, compile_quickly, verdict,
 };
+
+use common::plain_task;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const MIB: u64 = 1 << 20;
@@ -61,29 +65,11 @@ impl Bench {
     }
 
     fn spec(&self, guest: &str) -> TaskSpec {
-        TaskSpec {
-            task_id: guest.to_owned(),
-            identity: Arc::default(),
-            module: self.module(guest, Metering::Plain),
-            sandbox: self.sandbox(guest),
-            volumes: Vec::new(),
-            mounts: Vec::new(),
-            egress: Arc::default(),
-            arguments: vec![guest.to_owned()],
-            environment: Vec::new(),
-            entrypoint: String::new(),
-            memory_limit: Some(64 * MIB),
-            memory_policy: MemoryPolicy::EndTask,
-            fuel_limit: None,
-            time_limit: None,
-            cpus: 1.0,
-            cpu_cap: None,
-            listen: Vec::new(),
-            serving: Serving::default(),
-            coredump: false,
-            output_limit: MIB,
-            handles: 64,
-        }
+        plain_task(
+            guest,
+            self.module(guest, Metering::Plain),
+            self.sandbox(guest),
+        )
     }
 
     fn metered(&self, guest: &str, fuel: Option<u64>) -> TaskSpec {

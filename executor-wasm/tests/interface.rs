@@ -1,6 +1,8 @@
 //! What guests ask of their cluster, in front of a cluster the test plays: messages, store, reports, log; floods, lengths and
 //! pointers that are wrong.
 
+mod common;
+
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,9 +17,11 @@ use tepui_api::guest::{self, Answer, Request, answer, failure, request};
 use tepui_api::v1::task_status::Reason;
 use tepui_api::v1::{TaskState, TaskStatus};
 use tepui_executor_wasm::{
-    Cluster, Identity, MemoryPolicy, Metering, ModuleFile, Progress, Runtime, Serving, Settings,
-    TaskHandle, TaskSpec, compile, verdict,
+    Cluster, Identity, Metering, ModuleFile, Progress, Runtime, Settings, TaskHandle, TaskSpec,
+    compile, verdict,
 };
+
+use common::plain_task;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -164,43 +168,22 @@ impl Task {
         compile(&source, &compiled, false).expect("it compiles");
         let sandbox = directory.path().join("sandbox");
         std::fs::create_dir(&sandbox).expect("a sandbox");
-        let mut spec = TaskSpec {
-            task_id: "t-1".to_owned(),
-            identity: Arc::new(Identity {
-                name: "guest".to_owned(),
-                attempt: 2,
-                labels: vec![("k".to_owned(), "v".to_owned())],
-                ..Identity::default()
-            }),
-            module: ModuleFile {
-                sha256: String::new(),
-                compiled,
-                metering: Metering::Plain,
-                baseline: false,
-            },
-            sandbox,
-            volumes: Vec::new(),
-            mounts: Vec::new(),
-            egress: Arc::default(),
-            arguments: vec!["guest".to_owned()],
-            environment: Vec::new(),
-            entrypoint: if text.starts_with("(component") {
-                String::new()
-            } else {
-                "go".to_owned()
-            },
-            memory_limit: Some(64 << 20),
-            memory_policy: MemoryPolicy::EndTask,
-            fuel_limit: None,
-            time_limit: None,
-            cpus: 1.0,
-            cpu_cap: None,
-            listen: Vec::new(),
-            serving: Serving::default(),
-            coredump: false,
-            output_limit: 1 << 20,
-            handles: 64,
+        let module = ModuleFile {
+            sha256: String::new(),
+            compiled,
+            metering: Metering::Plain,
+            baseline: false,
         };
+        let mut spec = plain_task("t-1", module, sandbox);
+        spec.identity = Arc::new(Identity {
+            name: "guest".to_owned(),
+            attempt: 2,
+            labels: vec![("k".to_owned(), "v".to_owned())],
+            ..Identity::default()
+        });
+        if !text.starts_with("(component") {
+            spec.entrypoint = "go".to_owned();
+        }
         change(&mut spec);
         let stage = Arc::new(stage);
         let (sender, progress) = mpsc::channel();

@@ -8,6 +8,7 @@
     reason = "all of this crate is test code"
 )]
 
+mod binary;
 mod cluster;
 mod events;
 mod executor;
@@ -20,6 +21,7 @@ mod s3;
 mod scheduler;
 mod server;
 
+pub use binary::{leb, section};
 pub use cluster::{Cluster, Ended, Process, component, guest, polyglot, program, wait_until};
 pub use executor::{Executor, new_uuid};
 pub use fileserver::{FileServer, Reply, digest_of};

@@ -4,25 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use tepui_tests::{Cluster, Scheduler, guest, wait_until};
-
-/// An unsigned number as modules hold it.
-fn leb(mut number: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    loop {
-        let low = (number & 0x7f) as u8;
-        number >>= 7;
-        if number == 0 {
-            bytes.push(low);
-            return bytes;
-        }
-        bytes.push(low | 0x80);
-    }
-}
-
-fn section(id: u8, content: &[u8]) -> Vec<u8> {
-    [&[id][..], &leb(content.len()), content].concat()
-}
+use tepui_tests::{Cluster, Scheduler, guest, leb, section, wait_until};
 
 /// A module of so many functions of `steps` additions each; `_start` calls the first three times and leaves.
 fn large(functions: usize, steps: usize) -> Vec<u8> {

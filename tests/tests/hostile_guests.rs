@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use tepui_tests::{Cluster, Scheduler, wait_until};
+use tepui_tests::{Cluster, Scheduler, leb, section, wait_until};
 
 /// Writes a byte to stdout every few milliseconds.
 const NEIGHBOUR: &str = r#"(module
@@ -126,24 +126,6 @@ fn task(id: &str, offer: &Value, module: &Path) -> Value {
         "container": { "type": "WASM", "wasm": { "output_bytes": 16 << 20 } },
         "resources": [scalar("cpus", 0.1), scalar("mem", 64.0)],
     })
-}
-
-/// A number as modules hold it.
-fn leb(mut number: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    loop {
-        let low = (number & 0x7f) as u8;
-        number >>= 7;
-        if number == 0 {
-            bytes.push(low);
-            return bytes;
-        }
-        bytes.push(low | 0x80);
-    }
-}
-
-fn section(id: u8, content: &[u8]) -> Vec<u8> {
-    [&[id][..], &leb(content.len()), content].concat()
 }
 
 /// A module whose `_start` has that body, with further sections behind it.
