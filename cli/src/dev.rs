@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -21,7 +21,7 @@ pub(crate) struct Dev {
     /// Where everything is kept
     #[arg(long, default_value = "./.tepui")]
     data_dir: PathBuf,
-    /// What each agent offers; a fair part of this machine if not given
+    /// What each agent offers; a fair part of this machine if not given. Without ports among it, each has its own part of 31000-32000
     #[arg(long)]
     resources: Option<String>,
 }
@@ -55,9 +55,10 @@ impl Dev {
             ],
         )?;
         let directories = own_directories()?;
-        let mut processes = vec![master];
+        let mut agents = Vec::new();
         println!("master on http://{address}");
         for number in 1..=self.agents {
+            let resources = self.with_ports(&resources, number);
             let work_dir = self
                 .data_dir
                 .join(format!("agent-{number}"))
@@ -80,10 +81,27 @@ impl Dev {
             ];
             let (agent, endpoint) = start("agent", &words)?;
             println!("agent {number} on {endpoint}: {resources}");
-            processes.push(agent);
+            agents.push(agent);
         }
         println!("try: tepui run --master {address} FILE.wasm");
-        wait(processes)
+        wait(agents, master)
+    }
+
+    /// All agents are on one address, where a port is of one of them: two that offer the same would each let a service
+    /// listen there.
+    fn with_ports(&self, resources: &str, number: u32) -> String {
+        const FIRST: u32 = 31_000;
+        const COUNT: u32 = 1_001;
+        if self
+            .resources
+            .as_ref()
+            .is_some_and(|given| given.contains("ports"))
+        {
+            return resources.to_owned();
+        }
+        let begin = |number: u32| FIRST + COUNT * number / self.agents;
+        let (begin, end) = (begin(number - 1), begin(number) - 1);
+        format!("{resources};ports:[{begin}-{end}]")
     }
 
     fn part_of_this_machine(&self) -> anyhow::Result<String> {
@@ -122,7 +140,9 @@ fn start(name: &str, words: &[&str]) -> anyhow::Result<(Child, String)> {
     command
         .args(words)
         .stdin(Stdio::null())
-        .stdout(Stdio::piped());
+        .stdout(Stdio::piped())
+        // Ctrl-C is for this process alone, which ends the others in their order.
+        .process_group(0);
     // SAFETY: prctl is async-signal-safe and touches nothing but the child itself.
     unsafe {
         command.pre_exec(|| {
@@ -144,7 +164,7 @@ fn start(name: &str, words: &[&str]) -> anyhow::Result<(Child, String)> {
 }
 
 /// Waits for the first process to end or for a signal, then ends them all.
-fn wait(mut processes: Vec<Child>) -> anyhow::Result<ExitCode> {
+fn wait(mut agents: Vec<Child>, mut master: Child) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -157,7 +177,7 @@ fn wait(mut processes: Vec<Child>) -> anyhow::Result<ExitCode> {
                 _ = tokio::signal::ctrl_c() => return anyhow::Ok(None),
                 _ = terminate.recv() => return Ok(None),
                 _ = child.recv() => {
-                    for process in &mut processes {
+                    for process in agents.iter_mut().chain([&mut master]) {
                         if let Some(status) = process.try_wait()? {
                             return Ok(Some(status));
                         }
@@ -166,24 +186,31 @@ fn wait(mut processes: Vec<Child>) -> anyhow::Result<ExitCode> {
             }
         }
     })?;
-    // Agents first: they take their executors with them.
-    for process in processes.iter().rev() {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(process.id())?);
-        // A process that has ended already needs no signal.
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-    }
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    for process in &mut processes {
-        while process.try_wait()?.is_none() && std::time::Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let _ = process.kill();
-        process.wait()?;
-    }
+    // Agents first: they take their executors with them, and tell the master how their tasks ended.
+    end(&mut agents)?;
+    end(std::slice::from_mut(&mut master))?;
     match ended {
         None => Ok(ExitCode::SUCCESS),
         Some(status) => {
             bail!("one of the processes ended by itself ({status}): see its message above")
         }
     }
+}
+
+/// Asks processes to end, and makes those that have not after 10 s.
+fn end(processes: &mut [Child]) -> anyhow::Result<()> {
+    for process in &mut *processes {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(process.id())?);
+        // A process that has ended already needs no signal.
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    for process in processes {
+        while process.try_wait()?.is_none() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = process.kill();
+        process.wait()?;
+    }
+    Ok(())
 }
