@@ -13,6 +13,7 @@ use std::sync::Arc;
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use percent_encoding::percent_decode_str;
 use serde_json::json;
 use tepui_api::guest::failure;
 use tepui_master_core::{StoreAnswer, StoreCall, StoreRefused};
@@ -33,6 +34,12 @@ pub(crate) async fn serve(
     request: Request,
 ) -> Response {
     let (parts, body) = request.into_parts();
+    // The parameters have another character where something was no UTF-8: another key than the one that was meant.
+    let query = parts.uri.query().unwrap_or_default();
+    if percent_decode_str(query).decode_utf8().is_err() {
+        return Refusal::bad_request("Expecting the query to be UTF-8, as keys are")
+            .into_response();
+    }
     let call = match parts.method {
         Method::GET | Method::HEAD => read(&parameters),
         Method::PUT => match body::read(body, &parts.headers, &shared.config).await {

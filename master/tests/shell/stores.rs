@@ -121,6 +121,7 @@ async fn what_is_asked_wrongly_is_refused_with_what_is_expected() {
         ("DELETE", "?role=r&job=j&ke=k", 400, "'ke'"),
         ("PUT", "?role=r&job=j&key=k&ifversion=1", 400, "'ifversion'"),
         ("GET", "?role=r&key=k", 400, "'job'"),
+        ("PUT", "?role=r&job=j&key=%FF", 400, "UTF-8"),
         ("PUT", "?role=r&job=j", 400, "'key'"),
         (
             "PUT",
