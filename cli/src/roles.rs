@@ -94,7 +94,7 @@ pub(crate) struct Master {
 
 impl Master {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        serve(async move |stop| {
+        serve(MASTER_BLOCKING_THREADS, async move |stop| {
             let mut config = tepui_master::Config {
                 ip: self.ip,
                 port: self.port,
@@ -347,7 +347,7 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
 
 impl Agent {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        serve(async move |stop| {
+        serve(AGENT_BLOCKING_THREADS, async move |stop| {
             let mut config = tepui_agent::Config {
                 master: self.master,
                 ip: self.ip,
@@ -504,13 +504,20 @@ fn allow_many_files() {
     }
 }
 
-/// Runs a server until it ends by itself or SIGINT or SIGTERM asks it to.
+/// Each upload keeps one for as long as it lasts.
+const MASTER_BLOCKING_THREADS: usize = 512;
+/// Nothing keeps one for long, but a burst of tasks would have as many as there may be.
+const AGENT_BLOCKING_THREADS: usize = 64;
+
+/// Runs a server until it ends by itself or SIGINT or SIGTERM asks it to. What blocks on the disk has that many threads.
 fn serve(
+    blocking_threads: usize,
     server: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
 ) -> anyhow::Result<ExitCode> {
     logging::start();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .max_blocking_threads(blocking_threads)
         .enable_all()
         .build()?;
     runtime.block_on(async move {

@@ -6,6 +6,7 @@
 
 mod process;
 mod streams;
+mod terminal;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;

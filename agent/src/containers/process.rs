@@ -2,21 +2,23 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, Uid};
 use tepui_api::v1::task_status::Reason;
-use tepui_api::v1::{self, TaskState, container_info, tty_info};
+use tepui_api::v1::{self, TaskState, container_info};
 use tepui_wall::{Identity, IdentityError, ReadOnly};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 
+use super::terminal::{self, Terminal};
 use super::{Container, Launch, Place, Shared, State};
 use crate::confine::Directory;
 use crate::containment::{Group, Limits, set_apart};
@@ -72,7 +74,7 @@ impl Ended {
 #[derive(Debug)]
 pub(crate) enum Input {
     Pipe(ChildStdin),
-    Terminal(tokio::fs::File),
+    Terminal(Arc<Terminal>),
 }
 
 pub(super) enum Cgroup {
@@ -183,12 +185,6 @@ impl Held {
     }
 }
 
-/// A terminal's two ends.
-struct Terminal {
-    master: File,
-    slave: File,
-}
-
 pub(super) async fn start(
     shared: &Shared,
     plan: Plan,
@@ -236,7 +232,7 @@ async fn start_undisturbed(
         .as_ref()
         .and_then(|container| container.tty_info.as_ref());
     let terminal = tty
-        .map(|tty| open_terminal(tty.window_size.as_ref()))
+        .map(|tty| terminal::open(tty.window_size.as_ref()))
         .transpose()
         .map_err(StartError::Terminal)?;
 
@@ -258,15 +254,10 @@ async fn start_undisturbed(
         .env_clear()
         .envs(&container.environment);
     set_apart(&mut process, joins, ReadOnly::default(), user);
-    let mut output = Some(stdout);
-    match &terminal {
-        Some(terminal) => {
-            let slave = || terminal.slave.try_clone().map(Stdio::from);
-            process
-                .stdin(slave().map_err(StartError::Terminal)?)
-                .stdout(slave().map_err(StartError::Terminal)?)
-                .stderr(slave().map_err(StartError::Terminal)?);
-            control_terminal(&mut process);
+    let terminal = match terminal {
+        Some((terminal, slave)) => {
+            slave.give(&mut process).map_err(StartError::Terminal)?;
+            Some((terminal, stdout))
         }
         None => {
             let input = if launch.session {
@@ -274,10 +265,10 @@ async fn start_undisturbed(
             } else {
                 Stdio::null()
             };
-            let stdout = output.take().map_or_else(Stdio::null, Stdio::from);
             process.stdin(input).stdout(stdout).stderr(stderr);
+            None
         }
-    }
+    };
     let spawned = process.spawn();
     let mut child = match spawned {
         Ok(child) => child,
@@ -291,12 +282,13 @@ async fn start_undisturbed(
     let pid = child.id().unwrap_or_default();
     let mut input = child.stdin.take().map(Input::Pipe);
     let mut reading = None;
-    if let (Some(terminal), Some(mut output)) = (terminal, output) {
-        let mut master = terminal.master.try_clone().map_err(StartError::Terminal)?;
-        input = Some(Input::Terminal(tokio::fs::File::from_std(terminal.master)));
-        // The last process that has the other end closes it by ending, and so ends this.
-        reading = Some(tokio::task::spawn_blocking(move || {
-            let _ = io::copy(&mut master, &mut output);
+    if let Some((terminal, output)) = terminal {
+        let terminal = Arc::new(terminal);
+        input = Some(Input::Terminal(terminal.clone()));
+        reading = Some(tokio::spawn(async move {
+            if let Err(error) = terminal.copy_to(output).await {
+                tracing::warn!(%error, pid, "the output of a container's terminal is cut off");
+            }
         }));
     }
     *container.input.lock().await = input;
@@ -423,62 +415,6 @@ fn enter(cgroup: Cgroup) -> Result<(Vec<File>, Option<Group>, u64), StartError> 
     }
 }
 
-fn open_terminal(size: Option<&tty_info::WindowSize>) -> io::Result<Terminal> {
-    let (mut master, mut slave) = (-1, -1);
-    // SAFETY: both places outlive the call, and the other arguments may be null.
-    let opened = unsafe {
-        libc::openpty(
-            &raw mut master,
-            &raw mut slave,
-            std::ptr::null_mut(),
-            std::ptr::null(),
-            std::ptr::null(),
-        )
-    };
-    if opened != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just handed both to us, and to nobody else.
-    let (master, slave) = unsafe { (File::from_raw_fd(master), File::from_raw_fd(slave)) };
-    for file in [&master, &slave] {
-        nix::fcntl::fcntl(
-            file,
-            nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
-        )?;
-    }
-    if let Some(size) = size {
-        resize(&master, size)?;
-    }
-    Ok(Terminal { master, slave })
-}
-
-/// Tells the terminal how large its window is.
-pub(super) fn resize(master: &impl AsRawFd, size: &tty_info::WindowSize) -> io::Result<()> {
-    let small = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
-    let size = libc::winsize {
-        ws_row: small(size.rows),
-        ws_col: small(size.columns),
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    // SAFETY: the descriptor is open and the structure is the one this request reads.
-    match unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// The process's stdin becomes the terminal that controls its session.
-fn control_terminal(command: &mut Command) {
-    // SAFETY: between fork and exec only one plain system call is made, which neither allocates nor takes locks.
-    unsafe {
-        command.pre_exec(|| match libc::ioctl(0, libc::TIOCSCTTY, 0) {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        });
-    }
-}
-
 impl Process {
     /// Whether it had to end because what it is nested in did.
     pub(super) async fn until_its_end(
@@ -513,6 +449,7 @@ impl Process {
                 .await
                 .is_err()
         {
+            // What it has left running may go on writing.
             reading.abort();
         }
         let _ = std::fs::remove_file(&self.record);

@@ -12,7 +12,7 @@ use tepui_api::v1::agent::{ProcessIo, process_io};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 
-use super::process::{Input, resize};
+use super::process::Input;
 use super::{Container, Containers, key, unknown};
 use crate::confine::Directory;
 use crate::files::Phase;
@@ -221,7 +221,8 @@ impl Stdin {
         match (size, self.held.as_ref()) {
             // A heartbeat.
             (None, _) => Ok(()),
-            (Some(size), Some(Input::Terminal(terminal))) => resize(terminal, size)
+            (Some(size), Some(Input::Terminal(terminal))) => terminal
+                .resize(size)
                 .map_err(|error| Refusal::bad(format!("The window cannot be resized: {error}"))),
             (Some(_), _) => Err(Refusal::bad(
                 "The container has no terminal to resize: it was launched without 'tty_info'",
@@ -243,10 +244,7 @@ impl Stdin {
                 } else {
                     data
                 };
-                match terminal.write_all(data).await {
-                    Ok(()) => terminal.flush().await,
-                    failed => failed,
-                }
+                terminal.write_all(data).await
             }
         };
         written.map_err(|error| {
