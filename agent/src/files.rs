@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tepui_agent_core::TaskRef;
@@ -14,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::confine::Directory;
-use crate::follow::{follow, read_at};
+use crate::follow::{follow, is_over, read_at};
 use crate::holders::Holders;
 use crate::owner::Event;
 use crate::sandbox;
@@ -24,6 +25,8 @@ use crate::watch::Watcher;
 pub(crate) const LOG_PATHS: [&str; 2] = ["/slave/log", "/agent/log"];
 /// How much one ReadFile gives at most.
 const MAX_READ_BYTES: u64 = 4 << 20;
+/// How often a file is looked for that is followed and not there yet.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// How far a task has come, as far as its files are concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -217,10 +220,32 @@ impl FilesContext {
                 path: tail.path.clone(),
             });
         }
-        let file = Directory::open(&located.sandbox)
-            .and_then(|sandbox| sandbox.open_file(Path::new(&tail.path)))
-            .map_err(|error| FileError::of(&tail.path, &error))?;
-        let writer = tail.follow.unwrap_or(false).then_some(located.phase);
+        let opened = || {
+            Directory::open(&located.sandbox)
+                .and_then(|sandbox| sandbox.open_file(Path::new(&tail.path)))
+                .map_err(|error| FileError::of(&tail.path, &error))
+        };
+        let mut writer = tail.follow.unwrap_or(false).then_some(located.phase);
+        let mut waited = false;
+        let file = loop {
+            // Looked at before opening: what was made before the end is then found after it.
+            let phase = writer
+                .as_mut()
+                .and_then(|phase| (!is_over(phase)).then_some(phase));
+            match (opened(), phase) {
+                (Err(FileError::Missing { .. }), Some(phase)) => tokio::select! {
+                    () = tokio::time::sleep(LOOK) => waited = true,
+                    _ = phase.changed() => waited = true,
+                    () = answers.closed() => return Ok(()),
+                },
+                // Who followed has been answered, with nothing.
+                (Err(FileError::Missing { .. }), None) if waited => {
+                    send(answers, last(tail.request_id)).await;
+                    return Ok(());
+                }
+                (opened, _) => break opened?,
+            }
+        };
         let (pieces, mut taken) = mpsc::channel(1);
         let following = follow(
             &file,
@@ -243,11 +268,7 @@ impl FilesContext {
         tokio::select! {
             (followed, ()) = async { tokio::join!(following, passing_on) } => {
                 followed.map_err(|error| FileError::of(&tail.path, &error))?;
-                let last = FileChunk {
-                    last: Some(true),
-                    ..chunk(tail.request_id)
-                };
-                send(answers, last).await;
+                send(answers, last(tail.request_id)).await;
             }
             () = answers.closed() => {}
         }
@@ -388,6 +409,14 @@ fn chunk(request_id: u64) -> FileChunk {
     }
 }
 
+/// The end of an answer.
+fn last(request_id: u64) -> FileChunk {
+    FileChunk {
+        last: Some(true),
+        ..chunk(request_id)
+    }
+}
+
 async fn send(answers: &mpsc::Sender<ToMaster>, chunk: FileChunk) -> bool {
     answers
         .send(ToMaster {
@@ -518,6 +547,31 @@ mod tests {
         bench.phase.send_replace(Phase::Ended);
         let (rest, last) = bench.all().await;
         assert_eq!((rest.as_str(), last.error), ("three", None));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_comes_later_can_be_followed_until_its_task_has_ended() {
+        let mut bench = bench(Phase::Ready);
+        let sandbox = bench.create();
+        bench.tail(1, "t", "later/log", 0, true);
+        bench.tail(2, "t", "never", 0, true);
+        tokio::time::sleep(LOOK / 2).await;
+        std::fs::create_dir(sandbox.join("later")).unwrap();
+        std::fs::write(sandbox.join("later/log"), "text").unwrap();
+        let chunk = bench.next().await;
+        assert_eq!(
+            (chunk.request_id, chunk.data.as_deref()),
+            (1, Some(b"text".as_slice()))
+        );
+        bench.phase.send_replace(Phase::Ended);
+        let mut ends = [bench.next().await, bench.next().await];
+        ends.sort_by_key(|chunk| chunk.request_id);
+        for (chunk, id) in ends.into_iter().zip([1, 2]) {
+            assert_eq!(
+                (chunk.request_id, chunk.last, chunk.error),
+                (id, Some(true), None)
+            );
+        }
     }
 
     #[tokio::test]

@@ -27,9 +27,7 @@ pub(crate) async fn follow(
     let watch = watcher.watch(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())));
     loop {
         // Looked at before reading: what was written before the end is then read after it.
-        let ended = writer.as_mut().is_none_or(|phase| {
-            *phase.borrow_and_update() == Phase::Ended || phase.has_changed().is_err()
-        });
+        let ended = writer.as_mut().is_none_or(is_over);
         if file.metadata()?.len() < offset {
             // Truncated and written anew: so is what the reader sees.
             offset = 0;
@@ -49,6 +47,11 @@ pub(crate) async fn follow(
             () = pieces.closed() => return Ok(()),
         }
     }
+}
+
+/// Whether the task has ended, or is one nobody knows of any more.
+pub(crate) fn is_over(phase: &mut watch::Receiver<Phase>) -> bool {
+    *phase.borrow_and_update() == Phase::Ended || phase.has_changed().is_err()
 }
 
 /// Up to a piece of the file; none at its end.

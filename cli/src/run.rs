@@ -2,7 +2,7 @@
 //!
 //! It is an ordinary framework: everything goes through the v1 API by the scheduler SDK.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -19,7 +19,8 @@ use tepui_sdk_scheduler::{Choice, Config, Event, Events, Held, Placement, Schedu
 use crate::client::{self, Client, MasterAddress};
 use crate::further::Further;
 use crate::inputs::{Found, Inputs};
-use crate::{explain, logs, progress, wasm};
+use crate::logs::{self, Position};
+use crate::{explain, progress, wasm};
 
 /// Exit codes that say the task did not end by itself. A guest may use the same numbers; the line on stderr tells.
 mod exit {
@@ -570,11 +571,22 @@ impl Job<'_> {
             self.task_id.clone(),
         );
         tokio::spawn(async move {
-            let mut stdout = std::io::stdout();
-            let mut stderr = std::io::stderr();
+            let file = |path| logs::File {
+                client: &client,
+                framework: Some(&framework),
+                task: &task,
+                path,
+            };
+            let (mut stdout, mut stderr) = (std::io::stdout(), std::io::stderr());
+            // The task is there, whatever the master says at first.
+            let start = || Position {
+                offset: 0,
+                begun: true,
+            };
+            let (mut from_out, mut from_err) = (start(), start());
             let (one, two) = tokio::join!(
-                follow(&client, &framework, &task, "stdout", &mut stdout),
-                follow(&client, &framework, &task, "stderr", &mut stderr),
+                file("stdout").follow(&mut from_out, &mut stdout),
+                file("stderr").follow(&mut from_err, &mut stderr),
             );
             for result in [one, two] {
                 if let Err(error) = result {
@@ -802,34 +814,6 @@ async fn stopped(terminate: &mut tokio::signal::unix::Signal) {
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}
-    }
-}
-
-/// Follows a file, going on where it stopped when the master was away in between.
-async fn follow(
-    client: &Client,
-    framework: &str,
-    task: &str,
-    file: &str,
-    out: &mut impl Write,
-) -> anyhow::Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(60);
-    const PAUSE: Duration = Duration::from_millis(200);
-    let mut offset = 0;
-    let (mut reached, mut since) = (0, tokio::time::Instant::now());
-    loop {
-        let Err(error) =
-            logs::copy(client, Some(framework), task, file, true, &mut offset, out).await
-        else {
-            return Ok(());
-        };
-        if offset > reached {
-            (reached, since) = (offset, tokio::time::Instant::now());
-        }
-        if since.elapsed() > PATIENCE {
-            return Err(error);
-        }
-        tokio::time::sleep(PAUSE).await;
     }
 }
 

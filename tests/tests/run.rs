@@ -222,6 +222,37 @@ fn logs_follow_a_task_until_it_ends() {
 }
 
 #[test]
+fn logs_go_on_after_the_master_and_wait_for_a_file_that_comes_later() {
+    let mut cluster = Cluster::start(1);
+    let go = cluster.folder.path().join("go");
+    let script = format!(
+        "echo one; until [ -e {} ]; do sleep 0.05; done; echo two; echo three > late",
+        go.display()
+    );
+    let run = cluster.spawn(&["run", "/bin/sh", "--", "-c", &script]);
+    let task = cluster.running_task();
+    let id = task["id"].as_str().unwrap();
+    let followed = ["stdout", "late", "never"]
+        .map(|file| cluster.spawn(&["logs", "--follow", "--file", file, id]));
+    wait_until("the first line", || {
+        (cluster.tepui(&["logs", id]).stdout == "one\n").then_some(())
+    });
+    // All three are being answered by now: an answer begins after a second at the latest.
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    cluster.master.start_again();
+    wait_until("the task's agent", || {
+        (cluster.tepui(&["logs", id]).code == 0).then_some(())
+    });
+    std::fs::write(go, "").unwrap();
+    let [stdout, late, never] = followed.map(|followed| followed.wait());
+    assert_eq!((stdout.code, stdout.stdout.as_str()), (0, "one\ntwo\n"));
+    assert_eq!((late.code, late.stdout.as_str()), (0, "three\n"));
+    assert_ne!(never.code, 0);
+    assert!(never.stderr.contains("there is no 'never'"), "{never:?}");
+    assert_eq!(run.wait().code, 0);
+}
+
+#[test]
 fn an_interrupted_run_kills_its_task() {
     let cluster = Cluster::start(1);
     let run = cluster.spawn(&["run", &guest("spin")]);
