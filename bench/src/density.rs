@@ -39,8 +39,7 @@ const NOTHING: &str = r#"(module (memory (export "memory") 1) (func (export "_st
 /// Tasks in one ACCEPT.
 const BATCH: usize = 500;
 /// What the agent keeps of ended tasks' sandboxes here; like everything else that is kept of ended tasks it is full after
-/// `WARM_UP`. What still fills up then is the agent's pool of threads for the disk: for as many tasks as it takes to have
-/// its 512, that looks like growth.
+/// `WARM_UP`, so that what grows later grows without bound.
 const SANDBOXES: &str = "1000";
 const WARM_UP: usize = 5_000;
 /// How long idle processor time is looked at.
