@@ -45,10 +45,10 @@ impl fmt::Display for MemoryLimit {
 
 impl std::error::Error for MemoryLimit {}
 
-/// More written to stdout and stderr than may be.
+/// More written to stdout, stderr and the log than may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OutputLimit {
-    /// Bytes, of both together.
+    /// Bytes, of all together.
     pub(crate) limit: u64,
 }
 
@@ -74,7 +74,7 @@ pub(crate) struct Meter {
     fuel_left: AtomicU64,
     output: AtomicU64,
     read: AtomicU64,
-    /// With stdout and stderr.
+    /// With stdout, stderr and the log.
     written: AtomicU64,
     pub(crate) requests: RequestCounts,
 }
@@ -131,7 +131,7 @@ impl Meter {
         written.saturating_sub(self.output())
     }
 
-    /// Bytes of stdout and stderr.
+    /// Bytes of stdout, stderr and the log.
     pub(crate) fn output(&self) -> u64 {
         self.output.load(Ordering::Relaxed)
     }
@@ -171,7 +171,7 @@ pub(crate) struct Limits {
     held: u64,
     /// What of that the host holds, beside the memories.
     hosted: u64,
-    /// What the last granted growth added, in case the system then cannot give it.
+    /// What the last granted growth of a memory added, in case the system then cannot give it.
     last: u64,
     refused: Option<MemoryLimit>,
     meter: Arc<Meter>,
@@ -248,38 +248,49 @@ impl Limits {
     }
 
     fn take(&mut self, wanted: u64) -> Result<(), MemoryLimit> {
-        let before = self.meter.memory.fetch_add(wanted, Ordering::Relaxed);
-        let limits = [
-            (self.own_limit, self.held, true),
-            (self.limit, before, false),
-        ];
-        let crossed = limits
-            .into_iter()
-            .find_map(|(limit, current, of_instance)| {
-                let limit = limit.filter(|limit| current.saturating_add(wanted) > *limit)?;
-                Some(MemoryLimit {
-                    limit,
-                    current,
-                    wanted,
-                    of_instance,
-                })
-            });
-        let Some(refused) = crossed else {
-            self.held += wanted;
-            self.meter
-                .memory_peak
-                .fetch_max(before + wanted, Ordering::Relaxed);
-            return Ok(());
+        let crossed = |limit: Option<u64>, current: u64, of_instance| {
+            let limit = limit.filter(|limit| current.saturating_add(wanted) > *limit)?;
+            Some(MemoryLimit {
+                limit,
+                current,
+                wanted,
+                of_instance,
+            })
         };
-        self.meter.memory.fetch_sub(wanted, Ordering::Relaxed);
-        self.refused = Some(refused);
-        Err(refused)
-    }
-
-    fn take_back(&mut self) {
-        let last = std::mem::take(&mut self.last);
-        self.held -= last;
-        self.meter.memory.fetch_sub(last, Ordering::Relaxed);
+        let of_store = crossed(self.own_limit, self.held, true);
+        // What is refused is not counted for a moment either: another store might be refused for it.
+        let taken = of_store.map_or_else(
+            || {
+                let more = |held| match crossed(self.limit, held, false) {
+                    Some(_) => None,
+                    None => held.checked_add(wanted),
+                };
+                let taken =
+                    self.meter
+                        .memory
+                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+                taken.map_err(|held| MemoryLimit {
+                    limit: self.limit.unwrap_or(u64::MAX),
+                    current: held,
+                    wanted,
+                    of_instance: false,
+                })
+            },
+            Err,
+        );
+        match taken {
+            Ok(before) => {
+                self.held += wanted;
+                self.meter
+                    .memory_peak
+                    .fetch_max(before + wanted, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(refused) => {
+                self.refused = Some(refused);
+                Err(refused)
+            }
+        }
     }
 }
 
@@ -304,7 +315,8 @@ impl ResourceLimiter for Limits {
     }
 
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.take_back();
+        let last = std::mem::take(&mut self.last);
+        self.give_back(last);
         Ok(())
     }
 
@@ -317,13 +329,15 @@ impl ResourceLimiter for Limits {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
-        self.grow((desired.saturating_sub(current) as u64).saturating_mul(TABLE_ELEMENT_BYTES))
+        let wanted = (desired.saturating_sub(current) as u64).saturating_mul(TABLE_ELEMENT_BYTES);
+        let granted = self.grow(wanted);
+        // Only a memory's growth is given back, see below.
+        self.last = 0;
+        granted
     }
 
-    fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.take_back();
-        Ok(())
-    }
+    // What `table_grow_failed` hears of may never have been asked for: a size that overflows is refused before. So nothing is given
+    // back then; where the system could not give what was granted, too much is counted, and not too little.
 }
 
 #[cfg(test)]
@@ -432,6 +446,21 @@ mod tests {
         );
         limits.host_holds(0).expect("less always fits");
         assert_eq!(limits.room(), Some(24 * MIB as u64));
+    }
+
+    #[test]
+    fn a_table_that_did_not_grow_gives_back_nothing_of_what_a_memory_took() {
+        let mut limits = limits(MemoryPolicy::Refuse);
+        assert!(limits.memory_growing(0, 60 * MIB, None).expect("granted"));
+        limits
+            .table_grow_failed(wasmtime::Error::msg("overflow"))
+            .expect("no error");
+        assert!(!limits.memory_growing(0, 60 * MIB, None).expect("refused"));
+        assert!(limits.table_growing(0, 1, None).expect("granted"));
+        limits
+            .memory_grow_failed(wasmtime::Error::msg("it was not this one that grew"))
+            .expect("no error");
+        assert_eq!(limits.room(), Some(4 * MIB as u64 - TABLE_ELEMENT_BYTES));
     }
 
     #[test]

@@ -114,6 +114,15 @@ impl Output {
         Ok(fits >= bytes.len())
     }
 
+    /// As [`Output::append_within_limit`], for what is no write of the guest's own and counted nowhere else.
+    pub(crate) fn append_for_guest(&self, bytes: &[u8]) -> io::Result<bool> {
+        let whole = self.append_within_limit(bytes)?;
+        if whole {
+            self.inner.meter.count_written(bytes.len() as u64);
+        }
+        Ok(whole)
+    }
+
     /// Appends at once: a line must be seen when it was written.
     pub(crate) fn append(&self, bytes: &[u8]) -> io::Result<()> {
         if let Some((file, _)) = self.inner.open.get() {
@@ -129,7 +138,8 @@ impl Output {
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
+/// To append to what a guest writes as well.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .append(true)
         .create(true)

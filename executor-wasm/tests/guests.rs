@@ -388,6 +388,16 @@ fn a_table_grows_as_far_as_the_memory_limit_and_is_named_by_it() {
 }
 
 #[test]
+fn a_table_that_cannot_grow_gives_no_memory_back() {
+    let bench = Bench::new();
+    let status = run(bench.spec("overflow"));
+    assert_eq!(
+        before_when(&status),
+        "memory limit 64 MiB reached growing by 10 MiB (held 60.1 MiB)"
+    );
+}
+
+#[test]
 fn growing_over_the_memory_limit_ends_the_task_with_the_figures() {
     let bench = Bench::new();
     let status = run(bench.spec("grow"));

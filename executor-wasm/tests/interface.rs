@@ -210,7 +210,7 @@ impl Task {
         }
     }
 
-    fn goes_well(&self) {
+    fn goes_well(&self) -> TaskStatus {
         let status = self.ended();
         assert_eq!(
             status.state(),
@@ -218,6 +218,7 @@ impl Task {
             "{}",
             status.message()
         );
+        status
     }
 
     fn file(&self, name: &str) -> Option<String> {
@@ -419,8 +420,10 @@ fn the_log_is_json_under_the_limit_of_all_output() {
     let task = Task::of_body(&format!(
         "{fields} (call $is (i32.const 1) {write} (i32.const 0))"
     ));
-    task.goes_well();
+    let usage = task.goes_well().usage.expect("it has it");
     let log = task.file("log.jsonl").expect("it was written");
+    assert_eq!(usage.output_bytes(), log.len() as u64);
+    assert_eq!(usage.bytes_written, Some(0), "output is told apart");
     let line: serde_json::Value = serde_json::from_str(&log).expect("one line of JSON");
     assert_eq!(line["level"], "warn");
     assert_eq!(line["message"], "some text of the guest");

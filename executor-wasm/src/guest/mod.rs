@@ -298,7 +298,7 @@ impl Guest {
         }
         match self
             .log
-            .append_within_limit(&log::line(level, message, fields))
+            .append_for_guest(&log::line(level, message, fields))
         {
             Ok(true) => Ok(Ok(())),
             Ok(false) => Err(OutputLimit {
