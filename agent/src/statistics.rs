@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixStream as StdStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -141,11 +139,8 @@ pub(crate) async fn reported(pid: u32) -> BTreeMap<String, Reported> {
 }
 
 async fn ask(pid: u32) -> io::Result<String> {
-    let address = SocketAddr::from_abstract_name(format!("tepui-usage-{pid}"))?;
-    let stream = StdStream::connect_addr(&address)?;
-    stream.set_nonblocking(true)?;
-    let stream = UnixStream::from_std(stream)?;
-    // Anybody may take a name in that namespace.
+    // Anybody may take a name in that namespace, and not answer at it.
+    let stream = UnixStream::connect(format!("\0tepui-usage-{pid}")).await?;
     let answers = stream.peer_cred()?.pid();
     if answers != i32::try_from(pid).ok() {
         return Err(io::Error::other("somebody else answers in its name"));
@@ -248,6 +243,24 @@ mod tests {
         assert_eq!(usage.requests, None);
         let requests = service.usage.as_ref().unwrap().requests.unwrap();
         assert_eq!((requests.answered(), requests.cut_off()), (6, 10));
+    }
+
+    #[tokio::test]
+    async fn who_does_not_answer_in_an_executors_name_holds_nobody_up() {
+        use std::os::fd::AsRawFd;
+        use std::os::linux::net::SocketAddrExt;
+        use std::os::unix::net::{SocketAddr, UnixListener};
+        // No process has so high an id.
+        let pid = u32::MAX;
+        let name = SocketAddr::from_abstract_name(format!("tepui-usage-{pid}")).unwrap();
+        let listener = UnixListener::bind_addr(&name).unwrap();
+        // SAFETY: the descriptor is open and the call changes its backlog only.
+        assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
+        let mut waiting = Vec::new();
+        while let Ok(stream) = UnixStream::connect(format!("\0tepui-usage-{pid}")).await {
+            waiting.push(stream);
+        }
+        assert!(reported(pid).await.is_empty());
     }
 
     #[test]

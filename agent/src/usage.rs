@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use futures::future::join_all;
 use serde_json::{Value, json};
 use tepui_access::Action;
 use tepui_agent_core::{AgentView, ExecutorKind, ExecutorRef};
@@ -24,13 +25,15 @@ pub(crate) async fn rows(
     view: Box<AgentView>,
     eyes: Eyes,
 ) -> Result<Vec<Container>, Refusal> {
-    let mut reports = Reports::new();
-    let running = view.executors.iter();
-    for executor in running.filter(|executor| executor.kind == Some(ExecutorKind::Wasm)) {
-        if let Some(pid) = executor.pid {
-            reports.insert(executor.executor.clone(), reported(pid).await);
-        }
-    }
+    let wasm = view
+        .executors
+        .iter()
+        .filter(|executor| executor.kind == Some(ExecutorKind::Wasm));
+    let asked = wasm.filter_map(|executor| {
+        let (of, pid) = (executor.executor.clone(), executor.pid?);
+        Some(async move { (of, reported(pid).await) })
+    });
+    let reports: Reports = join_all(asked).await.into_iter().collect();
     let site = site.clone();
     blocking(move || {
         let frameworks = shown::frameworks_for(&view, &eyes, Action::ViewContainer);
