@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::memory::MemController;
-use cgroups_rs::fs::{Cgroup, hierarchies};
+use cgroups_rs::fs::pid::PidController;
+use cgroups_rs::fs::{Cgroup, MaxValue, hierarchies};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::Command;
@@ -23,6 +24,8 @@ const ROOT: &str = "tepui";
 const CONTROLLERS: [&str; 5] = ["memory", "cpu", "cpuacct", "pids", "freezer"];
 /// On a machine with version 1 hierarchies, where the version 2 tree is mounted too.
 const HYBRID_UNIFIED: &str = "/sys/fs/cgroup/unified";
+/// Processes and threads of one executor, its checks among them: nobody's fork bomb is the machine's.
+const PROCESSES_MAX: i64 = 4096;
 /// What a version 2 group delegates to the groups below it.
 const DELEGATED: &str = "+memory +cpu +pids";
 /// In a version 2 group that has groups below it no process may live; the executor itself moves in here.
@@ -197,6 +200,14 @@ impl Group {
         if let Some(memory) = group.controller_of::<MemController>() {
             let bytes = i64::try_from(limits.memory_bytes).unwrap_or(i64::MAX);
             memory.set_limit(bytes).map_err(of_cgroups)?;
+        }
+        // An executor of groups gives each of its tasks a bound.
+        if let Some(pids) = group
+            .controller_of::<PidController>()
+            .filter(|_| !self.delegate)
+        {
+            let most = MaxValue::Value(PROCESSES_MAX);
+            pids.set_pid_max(most).map_err(of_cgroups)?;
         }
         Ok(())
     }

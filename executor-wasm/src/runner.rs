@@ -5,7 +5,6 @@
 //! guest is ever in. Requests and answers are lines of JSON over a socket pair.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -18,6 +17,8 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{ForkResult, Pid, User, fork};
 use serde::{Deserialize, Serialize};
 use tepui_wall::Plan;
+
+use crate::output;
 
 /// What the executor asks for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -104,8 +105,9 @@ fn serve(stream: UnixStream, walled: bool) -> anyhow::Result<()> {
                 user,
             } => {
                 lock(&leaders).insert(id, None);
-                let (answers, leaders) = (Arc::clone(&answers), Arc::clone(&leaders));
+                let begun = (Arc::clone(&answers), Arc::clone(&leaders));
                 let run = move || {
+                    let (answers, leaders) = begun;
                     let ended = run(
                         id,
                         &arguments,
@@ -115,24 +117,33 @@ fn serve(stream: UnixStream, walled: bool) -> anyhow::Result<()> {
                         walled,
                         &leaders,
                     );
-                    let answer = Answer {
-                        id,
-                        ended: ended
-                            .map_err(|error| format!("the check's command cannot be run: {error}")),
-                    };
-                    let line = serde_json::to_string(&answer).unwrap_or_default();
-                    let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
-                    // Nobody is left to hear it if this fails.
-                    let _ = writeln!(answers, "{line}");
+                    tell(&answers, id, ended);
                 };
-                std::thread::Builder::new()
+                let started = std::thread::Builder::new()
                     .name("check".to_owned())
                     .stack_size(256 << 10)
-                    .spawn(run)?;
+                    .spawn(run);
+                // The system may give no thread now, and one to the next.
+                if let Err(error) = started {
+                    lock(&leaders).remove(&id);
+                    tell(&answers, id, Err(error));
+                }
             }
         }
     }
     Ok(())
+}
+
+/// The answer to a request.
+fn tell(answers: &Mutex<UnixStream>, id: u64, ended: io::Result<Option<i32>>) {
+    let answer = Answer {
+        id,
+        ended: ended.map_err(|error| format!("the check's command cannot be run: {error}")),
+    };
+    let line = serde_json::to_string(&answer).unwrap_or_default();
+    let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
+    // Nobody is left to hear it if this fails.
+    let _ = writeln!(answers, "{line}");
 }
 
 fn run(
@@ -155,8 +166,8 @@ fn run(
         .current_dir(sandbox)
         .process_group(0)
         .stdin(Stdio::null())
-        .stdout(output(sandbox, "stdout")?)
-        .stderr(output(sandbox, "stderr")?);
+        .stdout(output::open(&sandbox.join("stdout"))?)
+        .stderr(output::open(&sandbox.join("stderr"))?);
     if let Some(name) = user {
         if walled {
             return Err(io::Error::other(format!(
@@ -183,13 +194,6 @@ fn run(
     let status = child.wait();
     lock(leaders).remove(&id);
     Ok(status?.code())
-}
-
-fn output(sandbox: &Path, name: &str) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(sandbox.join(name))
 }
 
 /// The executor's end, for its runtime.
@@ -238,6 +242,18 @@ mod tests {
         ask(&mut ours, &Request::Kill { id: 1 });
         let first = next();
         assert_eq!((first.id, first.ended), (1, Ok(None)));
+        // The guest has put something else in the place of its output.
+        std::fs::remove_file(sandbox.path().join("stdout")).expect("removed");
+        let elsewhere = sandbox.path().join("elsewhere");
+        std::os::unix::fs::symlink(&elsewhere, sandbox.path().join("stdout")).expect("a link");
+        ask(&mut ours, &request(3, "echo said", sandbox.path()));
+        let third = next();
+        assert!(
+            third
+                .ended
+                .is_err_and(|error| error.contains("symbolic link"))
+        );
+        assert!(!elsewhere.exists());
         drop((ours, lines));
         served.join().expect("no panic").expect("no error");
     }
