@@ -3,10 +3,17 @@
 //! A name that is allowed does not lead to the machine itself: should it resolve to a loopback, link-local or metadata
 //! address, that address has to be allowed as well, by its number. What was resolved and checked is what is connected to.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use tepui_model::{HostRule, is_private_to_the_machine};
+use tokio::sync::Mutex;
 use wasmtime_wasi::sockets::SocketAddrUse;
+
+/// How long what a name led to is taken for true.
+const LOOKUP_HOLDS: Duration = Duration::from_secs(5);
 
 /// The rules of a task; without any, nobody is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -80,6 +87,15 @@ impl Egress {
         host: &str,
         port: u16,
     ) -> Result<Vec<SocketAddr>, Unreachable> {
+        self.resolve_by(host, port, look_up(host)).await
+    }
+
+    async fn resolve_by(
+        &self,
+        host: &str,
+        port: u16,
+        looked_up: impl Future<Output = io::Result<Vec<IpAddr>>>,
+    ) -> Result<Vec<SocketAddr>, Unreachable> {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         if let Ok(address) = bare.parse::<IpAddr>() {
             return match self.allows_address(address, port, false) {
@@ -90,8 +106,7 @@ impl Egress {
         if !self.allows_name(host, port) {
             return Err(Unreachable::Denied);
         }
-        let found = tokio::net::lookup_host((host, port)).await;
-        let found: Vec<SocketAddr> = found.map_err(|_| Unreachable::Unknown)?.collect();
+        let found = looked_up.await.map_err(|_| Unreachable::Unknown)?;
         let local = host.eq_ignore_ascii_case("localhost");
         let allowed: Vec<SocketAddr> = found
             .iter()
@@ -99,10 +114,11 @@ impl Egress {
             .filter(|found| {
                 // This one name says itself where it leads; `*` does not mean it.
                 let named = local
-                    && found.ip().is_loopback()
+                    && found.is_loopback()
                     && self.both(|rule| rule.name().is_some() && rule.covers_name(host, port));
-                named || self.allows_address(found.ip(), port, true)
+                named || self.allows_address(*found, port, true)
             })
+            .map(|found| SocketAddr::new(found, port))
             .collect();
         match (allowed.is_empty(), found.is_empty()) {
             (false, _) => Ok(allowed),
@@ -112,7 +128,12 @@ impl Egress {
     }
 
     /// Whether a socket may be used so. An address nobody allowed by its number may be that of a name that is allowed.
-    pub(crate) async fn allows_socket(&self, address: SocketAddr, usage: SocketAddrUse) -> bool {
+    pub(crate) async fn allows_socket(
+        &self,
+        address: SocketAddr,
+        usage: SocketAddrUse,
+        names: &Names,
+    ) -> bool {
         match usage {
             // What connects is bound to something first, of the system's choice.
             SocketAddrUse::TcpBind | SocketAddrUse::UdpBind if is_free_choice(address) => true,
@@ -126,18 +147,19 @@ impl Egress {
             // Whoever comes to where it may listen.
             SocketAddrUse::TcpAccept => true,
             SocketAddrUse::TcpConnect | SocketAddrUse::UdpSend | SocketAddrUse::UdpReceive => {
-                self.allows_peer(address).await
+                self.allows_peer(address, names).await
             }
         }
     }
 
-    async fn allows_peer(&self, peer: SocketAddr) -> bool {
+    async fn allows_peer(&self, peer: SocketAddr, looked_up: &Names) -> bool {
         if self.allows_address(peer.ip(), peer.port(), false) {
             return true;
         }
         let names = self.wanted.iter().filter_map(HostRule::name);
         for name in names {
-            let found = self.resolve(name, peer.port()).await.unwrap_or_default();
+            let found = self.resolve_by(name, peer.port(), looked_up.find(name));
+            let found = found.await.unwrap_or_default();
             if found
                 .iter()
                 .any(|found| found.ip().to_canonical() == peer.ip().to_canonical())
@@ -146,6 +168,30 @@ impl Egress {
             }
         }
         false
+    }
+}
+
+async fn look_up(name: &str) -> io::Result<Vec<IpAddr>> {
+    let found = tokio::net::lookup_host((name, 0)).await?;
+    Ok(found.map(|found| found.ip()).collect())
+}
+
+/// Where names led when a guest's sockets last asked, for a few seconds: each datagram is asked about, also those of strangers.
+#[derive(Debug, Default)]
+pub(crate) struct Names(Mutex<BTreeMap<String, (Instant, Vec<IpAddr>)>>);
+
+impl Names {
+    /// One lookup at a time; one in vain is remembered as well.
+    async fn find(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+        let mut known = self.0.lock().await;
+        if let Some((at, found)) = known.get(name)
+            && at.elapsed() < LOOKUP_HOLDS
+        {
+            return Ok(found.clone());
+        }
+        let found = look_up(name).await.unwrap_or_default();
+        known.insert(name.to_owned(), (Instant::now(), found.clone()));
+        Ok(found)
     }
 }
 
@@ -232,9 +278,10 @@ mod tests {
     async fn sockets_follow_the_same_rules() {
         let address = |text: &str| text.parse::<SocketAddr>().expect("it is one");
         let rules = egress(&["localhost:80"], &["localhost", "127.0.0.0/8"]);
+        let names = Names::default();
         let connects = async |to| {
             rules
-                .allows_socket(address(to), SocketAddrUse::TcpConnect)
+                .allows_socket(address(to), SocketAddrUse::TcpConnect, &names)
                 .await
         };
         assert!(connects("127.0.0.1:80").await, "the name leads there");
@@ -242,7 +289,7 @@ mod tests {
         assert!(!connects("127.0.0.2:80").await);
         let listens = async |to| {
             rules
-                .allows_socket(address(to), SocketAddrUse::TcpListen)
+                .allows_socket(address(to), SocketAddrUse::TcpListen, &names)
                 .await
         };
         assert!(listens("127.0.0.1:31000").await);

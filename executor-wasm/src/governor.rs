@@ -259,6 +259,8 @@ async fn supervise(
     report: &mut (impl FnMut(Progress) + Send),
 ) -> Outcome {
     let began = Instant::now();
+    let given = spec.fuel_limit.unwrap_or(u64::MAX);
+    meter.set_fuel_left(given);
     let surroundings = Surroundings {
         engines: Arc::clone(&inner.engines),
         modules: Arc::clone(&inner.modules),
@@ -314,10 +316,8 @@ async fn supervise(
         }
     };
     let metered = spec.module.metering == Metering::Metered;
-    let given = spec.fuel_limit.unwrap_or(u64::MAX);
     let fuel_used = match end.ending {
         Ending::Fuel { limit } => limit,
-        Ending::NotLaunched { .. } => 0,
         _ => given.saturating_sub(meter.fuel_left()),
     };
     Outcome {

@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixListener;
 
 use crate::governor::TaskHandle;
+use crate::service::ACCEPT_PAUSE;
 use crate::verdict::Usage;
 
 /// The name in the abstract namespace under which the executor with that pid reports. The agent knows the pid and can
@@ -65,8 +66,9 @@ pub(crate) async fn serve(lines: impl Fn() -> String) {
                 let _ = tokio::time::timeout(std::time::Duration::from_secs(1), told).await;
             }
             Err(error) => {
-                tracing::warn!(%error, "what tasks use is not reported any more");
-                return;
+                // No descriptor may be left now, and some in a moment.
+                tracing::debug!(%error, "what tasks use was not reported");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }

@@ -25,7 +25,7 @@ use crate::limits::Meter;
 use crate::modules::{Forms, LoadedComponent};
 use crate::output::Share;
 use crate::spec::TaskSpec;
-use crate::store::{Allowance, Furniture, State};
+use crate::store::{Allowance, Furniture, State, refuel, settle};
 use crate::task::{End, FULL, Surroundings};
 use crate::timed::Timed;
 use crate::verdict::Ending;
@@ -92,10 +92,7 @@ struct Instance {
     answered: u32,
     /// Where the service listens.
     host: HeaderValue,
-    /// What it has been given for the request at hand.
-    fuel: u64,
     waits_since: Instant,
-    surroundings: Surroundings,
     _place: crate::engines::Place,
     _files: Option<Share>,
     /// Last, when its memory has been given back.
@@ -112,19 +109,11 @@ impl Instance {
             }
         }
     }
-
-    /// Takes what it burnt from its task's supply.
-    fn settle(&mut self) {
-        if let Ok(left) = self.store.get_fuel() {
-            let burnt = std::mem::replace(&mut self.fuel, left).saturating_sub(left);
-            self.surroundings.meter.burn(burnt);
-        }
-    }
 }
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        self.settle();
+        settle(&mut self.store);
         self.cut_off();
     }
 }
@@ -307,7 +296,7 @@ impl Server {
         let work = pin!(async {
             let mut instance = self.instance().await?;
             let called = instance.call(request, sender).await?;
-            instance.settle();
+            settle(&mut instance.store);
             match called {
                 Ok(()) => self.keep(instance),
                 Err(error) => {
@@ -347,12 +336,8 @@ impl Server {
 
     async fn instance_now(&self) -> Result<Instance, Failure> {
         let waiting = self.idle().pop();
-        let fuel = self.surroundings.meter.fuel_left();
         if let Some(mut instance) = waiting {
-            // Without a count of fuel there is none to give.
-            if instance.store.set_fuel(fuel).is_ok() {
-                instance.fuel = fuel;
-            }
+            refuel(&mut instance.store);
             return Ok(instance);
         }
         let files = match self.furniture.has_files() {
@@ -364,8 +349,6 @@ impl Server {
         };
         let allowance = Allowance {
             memory: self.spec.serving.instance_memory,
-            fuel,
-            sole: false,
         };
         for pooled in [true, false] {
             let place = self.surroundings.engines.place(
@@ -387,9 +370,7 @@ impl Server {
                         proxy,
                         answered: 0,
                         host: self.host.clone(),
-                        fuel,
                         waits_since: Instant::now(),
-                        surroundings: self.surroundings.clone(),
                         _place: place,
                         _files: files,
                         _member: Member::of(&self.crowd),
@@ -398,6 +379,7 @@ impl Server {
                 // Some rarer kind of slot has run out; nothing of the guest has run.
                 Err(error) if place.is_pooled() && error.is::<PoolConcurrencyLimitError>() => {}
                 Err(error) => {
+                    settle(&mut store);
                     let refused = store.data().refused();
                     // Its own needs are one thing, what the others of its task hold another.
                     let crowded = self.crowd.alive.load(Ordering::Acquire) > 0;

@@ -31,10 +31,12 @@ use crate::verdict::Ending;
 
 /// How long a client may take for the head of a request, or to begin another one.
 const HEAD_TIME: Duration = Duration::from_secs(30);
+/// What a head may have. It is the executor's memory, for as many connections as there may be.
+const MAX_HEAD_BYTES: usize = 64 << 10;
 /// How long somebody who is turned away may take to hear of it.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// The pause after an accept that failed: what it needs, most likely a descriptor, is not there at once.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 const TURNED_AWAY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 32\r\n\
 connection: close\r\n\r\nthe service is busy; try again\r\n";
@@ -168,6 +170,7 @@ impl Door {
             http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIME)
+                .max_buf_size(MAX_HEAD_BYTES)
                 .serve_connection(TokioIo::new(stream), service)
         );
         let served = async {

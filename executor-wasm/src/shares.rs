@@ -150,11 +150,8 @@ impl Share {
             counted: false,
         });
         let _running = self.shares.pace.run();
-        let polled = poll();
-        if self.charge() {
-            self.shares.give_back();
-        }
-        polled
+        let _slice = Charged(self);
+        poll()
     }
 
     /// The processor time all of it has used, in nanoseconds.
@@ -193,6 +190,17 @@ impl Share {
             pause: None,
             place: None,
             ended: false,
+        }
+    }
+}
+
+/// Charges what is under way when it ends, also when that is a panic: a slice that is never given back is one fewer for all.
+struct Charged<'a>(&'a Share);
+
+impl Drop for Charged<'_> {
+    fn drop(&mut self) {
+        if self.0.charge() {
+            self.0.shares.give_back();
         }
     }
 }
@@ -368,6 +376,22 @@ mod tests {
         assert!(!poll(&mut first) && !poll(&mut second));
         assert!(!poll(&mut second), "the first has the only place");
         drop(first);
+        assert!(poll(&mut second));
+    }
+
+    #[test]
+    fn a_panic_gives_its_slice_back() {
+        let shares = Shares::new(1, Arc::default());
+        let (one, two) = (shares.join(1.0, None), shares.join(1.0, None));
+        let (mut first, mut second) = (one.turn(), two.turn());
+        assert!(!poll(&mut first) && !poll(&mut second));
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            one.poll(|| {
+                assert!(poll(&mut first), "it has the only place");
+                panic!("a mistake in a host function");
+            });
+        }));
+        assert!(panicked.is_err());
         assert!(poll(&mut second));
     }
 }

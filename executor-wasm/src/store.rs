@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
-use wasmtime::{Engine, Store, UpdateDeadline};
+use wasmtime::{AsContextMut, Engine, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use crate::egress::Names;
 use crate::guest::Guest;
 use crate::guest::component::HOSTCALL_BYTES;
 use crate::hosted::{Census, held};
@@ -38,6 +39,8 @@ pub(crate) struct State {
     /// What the host holds for it is too much.
     over: Option<MemoryLimit>,
     engine: Engine,
+    /// What it had left of its fuel when its task last paid.
+    fuel: u64,
 }
 
 impl State {
@@ -92,6 +95,23 @@ impl State {
     }
 }
 
+/// Gives a store fuel, as much as its task has. Without a count of fuel there is none to give.
+pub(crate) fn refuel(store: &mut Store<State>) -> bool {
+    let fuel = store.data().meter().fuel_left();
+    let given = store.set_fuel(fuel).is_ok();
+    store.data_mut().fuel = fuel;
+    given
+}
+
+/// Takes what a store has burnt since the last time from what its task has left.
+pub(crate) fn settle(mut store: impl AsContextMut<Data = State>) {
+    let mut store = store.as_context_mut();
+    let Ok(left) = store.get_fuel() else { return };
+    let state = store.data_mut();
+    let burnt = std::mem::replace(&mut state.fuel, left).saturating_sub(left);
+    state.meter().burn(burnt);
+}
+
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         self.wasi.ctx()
@@ -113,9 +133,6 @@ impl WasiHttpView for State {
 pub(crate) struct Allowance {
     /// Bytes, if it has a limit of its own.
     pub(crate) memory: Option<u64>,
-    pub(crate) fuel: u64,
-    /// Whether it is the task's only one, so that what it burns can be told while it runs.
-    pub(crate) sole: bool,
 }
 
 /// What all stores of a task have in common.
@@ -183,14 +200,14 @@ impl Furniture {
             census: Census::default(),
             over: None,
             engine: engine.clone(),
+            fuel: 0,
         };
 
         let mut store = Store::new(engine, state);
         store.data_mut().ctx().table.set_max_capacity(spec.handles);
         store.limiter(|state| &mut state.limits);
         store.set_hostcall_fuel(HOSTCALL_BYTES);
-        // A plain engine has no fuel to set, which is no error here.
-        let metered = store.set_fuel(allowance.fuel).is_ok();
+        let metered = refuel(&mut store);
         if metered {
             store
                 .fuel_async_yield_interval(Some(FUEL_INTERVAL))
@@ -199,17 +216,20 @@ impl Furniture {
         let share = Arc::clone(&surroundings.share);
         let meter = Arc::clone(&surroundings.meter);
         let switch = Arc::clone(&surroundings.switch);
-        let tells_fuel = metered && allowance.sole;
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(move |context| {
+        store.epoch_deadline_callback(move |mut context| {
             if switch.is_off() {
                 return Ok(UpdateDeadline::Interrupt);
             }
             if let Some(limit) = context.data().over {
                 return Err(limit.into());
             }
-            if tells_fuel && let Ok(fuel) = context.get_fuel() {
-                meter.set_fuel_left(fuel);
+            if metered {
+                settle(&mut context);
+                // The task's other instances burn of the same.
+                if meter.fuel_left() == 0 {
+                    return Err(Trap::OutOfFuel.into());
+                }
             }
             // A plain yield would be run again at once, ahead of every timer and neighbour.
             Ok(UpdateDeadline::YieldCustom(1, Box::pin(share.turn())))
@@ -221,13 +241,14 @@ impl Furniture {
         let mut builder = WasiCtxBuilder::new();
         if spec.egress.is_open() || !spec.listen.is_empty() {
             let egress = Arc::clone(&spec.egress);
+            let names = Arc::new(Names::default());
             builder
                 .allow_tcp(true)
                 .allow_udp(true)
                 .allow_ip_name_lookup(true)
                 .socket_addr_check(move |address, usage| {
-                    let egress = Arc::clone(&egress);
-                    Box::pin(async move { egress.allows_socket(address, usage).await })
+                    let (egress, names) = (Arc::clone(&egress), Arc::clone(&names));
+                    Box::pin(async move { egress.allows_socket(address, usage, &names).await })
                 });
         }
         builder

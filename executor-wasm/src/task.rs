@@ -15,7 +15,7 @@ use crate::output::Quota;
 use crate::service;
 use crate::shares::Share;
 use crate::spec::TaskSpec;
-use crate::store::{Allowance, Furniture, State};
+use crate::store::{Allowance, Furniture, State, settle};
 use crate::switch::Switch;
 use crate::verdict::Ending;
 use crate::world::{COMMAND, SERVICE};
@@ -159,8 +159,6 @@ pub(crate) async fn run(
     if let Err(error) = surroundings.engines.flavour(spec.module.build()) {
         return not_launched(error.to_string());
     }
-    let given = spec.fuel_limit.unwrap_or(u64::MAX);
-    surroundings.meter.set_fuel_left(given);
     if let Program::Service(_) = program {
         return service::serve(spec, &loaded, surroundings, started).await;
     }
@@ -174,11 +172,7 @@ pub(crate) async fn run(
         Ok(furniture) => furniture,
         Err(message) => return not_launched(message),
     };
-    let allowance = Allowance {
-        memory: None,
-        fuel: given,
-        sole: true,
-    };
+    let allowance = Allowance { memory: None };
     let mut started = Some(started);
     for pooled in [true, false] {
         // Dropped after the store, which is made later.
@@ -205,9 +199,7 @@ pub(crate) async fn run(
             // Some rarer kind of slot has run out; nothing of the guest has run.
             continue;
         }
-        if let Ok(fuel) = store.get_fuel() {
-            surroundings.meter.set_fuel_left(fuel);
-        }
+        settle(&mut store);
         let place = match &called {
             Ok(_) => String::new(),
             Err(error) => {

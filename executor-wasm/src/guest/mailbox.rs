@@ -126,9 +126,15 @@ impl Mailbox {
         let mut messages = self.lock();
         let size = messages.front()?.0.len();
         if size > most {
+            // For somebody who takes more.
+            self.arrived.notify_one();
             return Some(Received::TooLong(size));
         }
         let (message, _) = messages.pop_front()?;
+        if !messages.is_empty() {
+            // Of several that arrived before anybody was woken one notice is left.
+            self.arrived.notify_one();
+        }
         Some(Received::Message(message))
     }
 
