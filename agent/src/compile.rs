@@ -167,7 +167,7 @@ impl Compiler {
         keys.await
     }
 
-    /// A compiled form of a module in the fetcher's store: the optimised one if it is there, or soon will be; of a large
+    /// A compiled form of a module in the fetcher's store: the optimised one if it is there; of a large
     /// module else one that is made quickly, and the optimised one for those that come later. `owner` is the framework
     /// that asks; `tell` hears, in sentences, what takes long.
     pub(crate) async fn compile(
@@ -250,7 +250,10 @@ impl Compiler {
                 Ok(_) => tracing::info!(name, "a module has its optimised form"),
                 Err(error) => {
                     tracing::warn!(name, %error, "a module keeps its quickly made form");
-                    shared.remember(&name, error);
+                    // What had no place this time may have one when the module is started again.
+                    if !matches!(error, CompileError::Busy | CompileError::NotRun(_)) {
+                        shared.remember(&name, error);
+                    }
                 }
             }
         });

@@ -98,7 +98,7 @@ pub(crate) fn first_word(line: &str) -> Option<&str> {
 }
 
 /// Splits a command line as a POSIX shell does: quotes, backslashes, comments, and `$NAME` from `environment`. What
-/// only a shell can do is refused rather than passed on as text.
+/// joins commands or leads their output elsewhere is refused; patterns (`*`) and `~` are passed on as they stand.
 pub(crate) fn split_words(
     line: &str,
     environment: &BTreeMap<String, String>,

@@ -62,7 +62,7 @@ fn watched(executors: &Executors, view: &AgentView) -> Vec<Watched> {
                 group: group.inner(task.container_id.as_str()),
                 allowed: ports(&task.info.resources),
             })),
-            // Modules have no sockets of their own.
+            // What a component may listen on its executor checks.
             Some(ExecutorKind::Wasm) | None => {}
         }
     }

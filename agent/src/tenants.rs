@@ -111,7 +111,12 @@ impl Tenants {
     pub(crate) fn user_of(&self, framework: &v1::FrameworkInfo) -> Result<u32, TenantError> {
         let mut roles = tepui_api::roles_of(framework);
         roles.sort();
-        let key = roles.join(",");
+        // A role has no space in it, but may have a comma.
+        let key = roles
+            .iter()
+            .map(|role| role.replace(',', " "))
+            .collect::<Vec<_>>()
+            .join(",");
         let range = self.inner.range;
         let mut users = self
             .inner
@@ -134,8 +139,10 @@ impl Tenants {
             .map(|step| range.first + ((start.wrapping_add(step)) % range.size()) as u32)
             .find(|user| !taken.contains(user))
             .ok_or(TenantError::Exhausted(range))?;
-        users.insert(key, user);
-        self.keep(&users)?;
+        let mut kept = users.clone();
+        kept.insert(key, user);
+        self.keep(&kept)?;
+        *users = kept;
         Ok(user)
     }
 
@@ -144,7 +151,11 @@ impl Tenants {
         let mut file = std::fs::File::create(&unfinished)?;
         file.write_all(&serde_json::to_vec(users)?)?;
         file.sync_all()?;
-        std::fs::rename(unfinished, &self.inner.file)
+        std::fs::rename(unfinished, &self.inner.file)?;
+        match self.inner.file.parent() {
+            Some(directory) => std::fs::File::open(directory)?.sync_all(),
+            None => Ok(()),
+        }
     }
 }
 
@@ -178,6 +189,28 @@ mod tests {
         assert!(range.contains(c) && c != a && c != both);
         let error = again.user_of(&framework(&["d"])).unwrap_err().to_string();
         assert!(error.contains("700-702"), "{error}");
+    }
+
+    #[test]
+    fn a_role_with_a_comma_is_not_two_roles() {
+        let folder = tempfile::tempdir().unwrap();
+        let range: UserRange = "700-702".parse().unwrap();
+        let tenants = Tenants::open(range, folder.path().join("users.json")).unwrap();
+        let one = tenants.user_of(&framework(&["a,b"])).unwrap();
+        assert_ne!(tenants.user_of(&framework(&["a", "b"])).unwrap(), one);
+        assert_eq!(tenants.user_of(&framework(&["a,b"])).unwrap(), one);
+    }
+
+    #[test]
+    fn a_user_that_could_not_be_kept_is_nobodys() {
+        let folder = tempfile::tempdir().unwrap();
+        let range: UserRange = "700-702".parse().unwrap();
+        let place = folder.path().join("not-there");
+        let tenants = Tenants::open(range, place.join("users.json")).unwrap();
+        assert!(tenants.user_of(&framework(&["a"])).is_err());
+        assert!(tenants.user_of(&framework(&["a"])).is_err());
+        std::fs::create_dir(place).unwrap();
+        assert!(tenants.user_of(&framework(&["a"])).is_ok());
     }
 
     #[test]
