@@ -838,7 +838,9 @@ impl Preparer {
             info: parent.map(|parent| &*parent.executor),
         });
         let mut set = |name: &str, value: String| environment.insert(name.to_owned(), value);
-        set("MESOS_SANDBOX", path.to_string_lossy().into_owned());
+        // A guest sees no other directory than its own.
+        let shown = if native { path } else { Path::new("/") };
+        set("MESOS_SANDBOX", shown.to_string_lossy().into_owned());
         set("MESOS_TASK_ID", task_id.to_owned());
         set("MESOS_ALLOCATION_ROLE", allocation_role(order));
         for (name, value) in reach::port_variables(&reach::ports(&order.info)) {

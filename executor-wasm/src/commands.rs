@@ -102,6 +102,8 @@ impl Commands {
             environment: [("PATH".to_owned(), PATH.to_owned())]
                 .into_iter()
                 .chain(set.map(|set| (set.name.clone(), set.value().to_owned())))
+                // The guest's own is `/`, where a command finds something else.
+                .chain(plan.map(|plan| ("MESOS_SANDBOX".to_owned(), plan.sandbox.clone())))
                 .collect(),
             user: user.filter(|user| !user.is_empty()),
         }

@@ -167,10 +167,11 @@ fn a_service_answers_each_request_in_a_new_instance_and_ends_when_killed() {
     let port = service.address.rsplit(':').next().unwrap().to_owned();
     assert_eq!(service.get("/env?PORT").1, port);
     assert_eq!(service.get("/env?PORT0").1, port);
+    assert_eq!(service.get("/env?MESOS_SANDBOX").1, "/", "as it sees it");
 
     // While it runs, the agent's statistics tell how it does.
     let agent = &cluster.agents[0].address;
-    let usage = usage_when(agent, |requests| requests["answered"] == json!(8));
+    let usage = usage_when(agent, |requests| requests["answered"] == json!(9));
     assert_eq!(usage["body"], "WASM", "{usage}");
     assert_eq!(usage["requests"]["failed"], json!(0));
     assert!(usage["bytes_written"].as_u64() > Some(20), "{usage}");
@@ -188,6 +189,22 @@ fn instances_are_reused_as_often_as_asked_and_no_more() {
     let service = Service::start(&cluster, &["--reuse", "3"]);
     let counts: Vec<String> = (0..7).map(|_| service.get("/count").1).collect();
     assert_eq!(counts, ["1", "2", "3", "1", "2", "3", "1"]);
+}
+
+#[test]
+fn a_head_that_is_too_large_is_refused_before_it_is_held() {
+    let (cluster, _) = cluster();
+    let service = Service::start(&cluster, &[]);
+    let mut stream = service.connect();
+    let head = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}", "x".repeat(100 << 10));
+    // It need not be taken to its end.
+    let _ = stream.write_all(head.as_bytes());
+    let answered = raw(stream);
+    assert!(
+        answered.is_empty() || answered.starts_with("HTTP/1.1 431"),
+        "{answered}"
+    );
+    assert_eq!(service.get("/count").0, 200);
 }
 
 #[test]
