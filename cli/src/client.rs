@@ -83,11 +83,8 @@ impl Client {
         path: &str,
         query: &[(&str, &str)],
     ) -> anyhow::Result<reqwest::Response> {
-        let mut url = reqwest::Url::parse(&format!("{}{path}", self.url))?;
-        if !query.is_empty() {
-            url.query_pairs_mut().extend_pairs(query);
-        }
-        self.send(self.http.get(url)).await
+        self.send(self.request_with(Method::GET, path, query)?)
+            .await
     }
 
     pub(crate) async fn delete(&self, path: &str) -> anyhow::Result<()> {
@@ -110,7 +107,7 @@ impl Client {
         &self,
         method: Method,
         path: &str,
-        query: &[(&'static str, String)],
+        query: &[(&str, impl AsRef<str>)],
     ) -> anyhow::Result<reqwest::RequestBuilder> {
         let mut url = reqwest::Url::parse(&format!("{}{path}", self.url))?;
         if !query.is_empty() {

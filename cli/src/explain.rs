@@ -114,13 +114,17 @@ fn find(state: &Value, what: &str) -> anyhow::Result<Found> {
             task: None,
         });
     }
-    // `tepui run` calls its framework after its task, whose id has something random at the end.
+    let task = tasks.find(|task| {
+        client::text(task, &["task_id", "value"]) == what || client::text(task, &["name"]) == what
+    });
+    // `tepui run` calls its framework after its task, whose id has something random at the end; one that still waits is known by
+    // its framework only.
     let stem = what.rsplit_once('-').map_or(what, |(stem, _)| stem);
-    for name in [
-        what.to_owned(),
-        format!("run {what}"),
-        format!("run {stem}"),
-    ] {
+    let guess = task.is_none().then(|| format!("run {stem}"));
+    for name in [what.to_owned(), format!("run {what}")]
+        .into_iter()
+        .chain(guess)
+    {
         let named = frameworks().filter(|info| client::text(info, &["name"]) == name);
         let ids: Vec<&str> = named
             .map(|info| client::text(info, &["id", "value"]))
@@ -139,9 +143,6 @@ fn find(state: &Value, what: &str) -> anyhow::Result<Found> {
             ),
         }
     }
-    let task = tasks.find(|task| {
-        client::text(task, &["task_id", "value"]) == what || client::text(task, &["name"]) == what
-    });
     let Some(task) = task else {
         bail!(
             "nothing is called '{what}': no framework or task that the master knows of; see `tepui ps --all`"

@@ -10,6 +10,7 @@ use tepui_api::ext::wasm_info::Preopen;
 use tepui_executor_wasm::{Preinit as Work, Volume};
 use tepui_model::format_bytes;
 
+use crate::roles::{duration, size};
 use crate::run::parse_variable;
 use crate::wasm;
 
@@ -41,10 +42,10 @@ pub(crate) struct Preinit {
     #[arg(long, value_name = "HOST:GUEST[:ro]", value_parser = wasm::parse_mount)]
     mount: Vec<Preopen>,
     /// The most that each of its memories may hold
-    #[arg(long, default_value = "1GB", value_parser = wasm::parse_size)]
+    #[arg(long, default_value = "1GB", value_parser = size)]
     mem: u64,
     /// Longest time it may take
-    #[arg(long, default_value = "1mins", value_parser = wasm::parse_duration)]
+    #[arg(long, default_value = "1mins", value_parser = duration)]
     time: Duration,
     /// Arguments it sees behind the program's name
     #[arg(last = true)]

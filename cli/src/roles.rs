@@ -426,9 +426,6 @@ pub(crate) struct Compile {
     /// In a fraction of the time, for code that runs slower
     #[arg(long)]
     quick: bool,
-    /// The exported function that will be called
-    #[arg(long)]
-    entrypoint: Option<String>,
     /// Print what compiled code depends on beside the module, and leave
     #[arg(long)]
     print_key: bool,

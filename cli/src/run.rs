@@ -15,6 +15,7 @@ use tepui_api::v1;
 use tepui_api::v1::task_status::Reason;
 use tepui_model::{plain, plain_lines};
 use tepui_sdk_scheduler::{Choice, Config, Event, Events, Held, Placement, Scheduler, connect};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::client::{self, Client, MasterAddress};
 use crate::further::Further;
@@ -478,17 +479,22 @@ impl Job<'_> {
         // What was wrong with an offer that came lately.
         let mut nearest = String::new();
         let mut interrupted = false;
-        let mut terminate =
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        // From here on none is lost, whatever is waited for when it comes.
+        let mut asked_to_end = AskedToEnd::listen()?;
         loop {
             let event = tokio::select! {
                 event = self.events.next() => event,
                 _ = patience.tick(), if self.launched.is_none() => {
                     let why = match std::mem::take(&mut nearest) {
                         lately if !lately.is_empty() => lately,
-                        _ => explain::in_short(self.client, &self.framework_id)
-                            .await
-                            .unwrap_or_else(|_| "no agent has offered it yet".to_owned()),
+                        _ => tokio::time::timeout(
+                            IMPATIENCE,
+                            explain::in_short(self.client, &self.framework_id),
+                        )
+                        .await
+                        .ok()
+                        .and_then(Result::ok)
+                        .unwrap_or_else(|| "no agent has offered it yet".to_owned()),
                     };
                     eprintln!("tepui: waiting for {}: {why}", self.wish());
                     continue;
@@ -498,7 +504,7 @@ impl Job<'_> {
                     output = Some(self.stream());
                     continue;
                 }
-                () = stopped(&mut terminate) => {
+                () = asked_to_end.once() => {
                     if self.launched.is_none() || interrupted {
                         eprintln!("tepui: interrupted");
                         return Ok(ExitCode::from(130));
@@ -809,11 +815,25 @@ fn amount(offer: &v1::Offer, name: &str) -> f64 {
         .sum()
 }
 
-/// Until somebody asks this command to end.
-async fn stopped(terminate: &mut tokio::signal::unix::Signal) {
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
+/// Hears when somebody asks this command to end.
+struct AskedToEnd {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl AskedToEnd {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn once(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }
 

@@ -196,7 +196,7 @@ async fn list(
     }
     let row = |one: &Value, columns: &[&str]| {
         let cells = columns.iter().map(|column| match &one[*column] {
-            Value::String(text) => shown(text),
+            Value::String(text) => text.clone(),
             other => other.to_string(),
         });
         cells.collect::<Vec<_>>()
@@ -215,24 +215,4 @@ async fn list(
         table::print(&["ROLE", "JOB", "KEYS", "BYTES", "VERSION"], &rows);
     }
     Ok(())
-}
-
-/// Names are tenants' own: nothing in them may steer the terminal they are shown on.
-fn shown(text: &str) -> String {
-    let shown = text.chars().map(|letter| match letter {
-        letter if letter.is_control() => letter.escape_default().to_string(),
-        letter => letter.to_string(),
-    });
-    shown.collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::shown;
-
-    #[test]
-    fn names_do_not_steer_the_terminal() {
-        assert_eq!(shown("cart/é 1"), "cart/é 1");
-        assert_eq!(shown("a\u{1b}[2Jb\n"), "a\\u{1b}[2Jb\\n");
-    }
 }

@@ -9,6 +9,8 @@ use tepui_api::v1;
 use tepui_executor_wasm::Shape;
 use tepui_model::HostRule;
 
+use crate::roles::{duration, size};
+
 /// Larger files are not looked at here; the agent does.
 const LOOKED_AT_BYTES: u64 = 256 << 20;
 
@@ -22,7 +24,7 @@ pub(crate) struct Service {
     #[arg(long, help_heading = "HTTP services", value_parser = clap::value_parser!(u32).range(1..))]
     reuse: Option<u32>,
     /// Longest time a request may take (1mins); 0s: any
-    #[arg(long, help_heading = "HTTP services", value_parser = parse_duration)]
+    #[arg(long, help_heading = "HTTP services", value_parser = duration)]
     request_time: Option<Duration>,
     /// Memory one instance may hold (all of the task's)
     #[arg(long, help_heading = "HTTP services", value_parser = crate::run::parse_mem)]
@@ -34,7 +36,7 @@ pub(crate) struct Service {
     #[arg(long, help_heading = "HTTP services", value_parser = clap::value_parser!(u32).range(1..))]
     connections: Option<u32>,
     /// How long what is too much waits before it is answered 503 (5secs)
-    #[arg(long, help_heading = "HTTP services", value_parser = parse_duration)]
+    #[arg(long, help_heading = "HTTP services", value_parser = duration)]
     queue_time: Option<Duration>,
 }
 
@@ -62,23 +64,15 @@ impl Service {
 /// Bounds few need to set.
 #[derive(Args, Debug)]
 pub(crate) struct Bounds {
-    /// Leave a core dump, coredump.wasm, in the sandbox if the guest traps
+    /// Leave a core dump, coredump.wasm, in the sandbox if the guest fails other than by its exit code
     #[arg(long)]
     pub(crate) coredump: bool,
-    /// What it may write to stdout and stderr together (1GB)
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    /// What it may write to stdout, stderr and log.jsonl together (1GB)
+    #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) output: Option<u64>,
     /// Files, sockets and streams it may hold at once (1024)
     #[arg(long, value_parser = clap::value_parser!(u32).range(16..))]
     pub(crate) handles: Option<u32>,
-}
-
-pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    tepui_model::parse_duration(text).map_err(|error| error.to_string())
-}
-
-pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
-    tepui_model::parse_size(text).map_err(|error| error.to_string())
 }
 
 pub(crate) fn parse_host(text: &str) -> Result<String, String> {

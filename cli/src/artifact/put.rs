@@ -41,7 +41,16 @@ pub(crate) async fn put(client: &Client, file: &Path, name: Option<&str>) -> any
     let sending = bar("sending", Some(size));
     let (mut failures, mut reached) = (0, 0);
     loop {
-        let offset = match known(client, &sha256).await? {
+        let known = match known(client, &sha256).await {
+            // The master may be on its way back.
+            Err(_) if (1..=RETRIES).contains(&failures) => {
+                failures += 1;
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            known => known?,
+        };
+        let offset = match known {
             Known::Whole(known) if known["name"] == name => {
                 sending.finish_and_clear();
                 return Ok(with_url(client, known));
