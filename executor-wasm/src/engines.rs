@@ -39,8 +39,14 @@ const TABLE_ELEMENTS: usize = 16 << 20;
 /// Bytes of a memory, and of a table, that a freed slot keeps and zeroes itself rather than ask the kernel to.
 const MEMORY_KEEP_RESIDENT: usize = 64 << 10;
 const TABLE_KEEP_RESIDENT: usize = 8 << 10;
-/// Of the stack of a guest.
-pub(crate) const STACK_BYTES: usize = 512 << 10;
+/// Of the stack of a guest. What is compiled in haste takes several times what the same code takes optimised: a compiler that
+/// recurses over its trees must not fail for being started the first time.
+pub(crate) const STACK_BYTES: usize = 4 << 20;
+/// Beside it, for what the host does when it is called.
+const HOST_STACK_BYTES: usize = 1 << 20;
+/// Of a stack that is given back; the rest goes back to the system, or each slot would in time hold the deepest recursion
+/// it has seen.
+const STACK_KEEP_RESIDENT: usize = 16 << 10;
 /// Frames of a trap's backtrace.
 const BACKTRACE_FRAMES: usize = 16;
 
@@ -91,6 +97,8 @@ pub(crate) fn tunables(metering: Metering) -> Config {
     config.epoch_interruption(true);
     config.consume_fuel(metering == Metering::Metered);
     config.max_wasm_stack(STACK_BYTES);
+    config.async_stack_size(STACK_BYTES + HOST_STACK_BYTES);
+    config.async_stack_zeroing(true);
     // Left to itself this follows a variable of the environment, which compiler and executor need not share.
     config.wasm_backtrace_details(WasmBacktraceDetails::Disable);
     config.wasm_backtrace_max_frames(std::num::NonZeroUsize::new(BACKTRACE_FRAMES));
@@ -133,6 +141,7 @@ fn pooled_engine(metering: Metering, slots: usize) -> wasmtime::Result<Engine> {
         .total_component_instances(count)
         .linear_memory_keep_resident(MEMORY_KEEP_RESIDENT)
         .table_keep_resident(TABLE_KEEP_RESIDENT)
+        .async_stack_keep_resident(STACK_KEEP_RESIDENT)
         .pagemap_scan(Enabled::Auto);
     let mut config = tunables(metering);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));

@@ -5,8 +5,7 @@
 //! it. It is made by whoever has the module, not by an agent.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use tepui_model::{format_bytes, format_duration};
@@ -288,38 +287,26 @@ fn engine() -> Result<Engine, PreinitError> {
     let mut config = Config::new();
     config.epoch_interruption(true);
     config.max_wasm_stack(STACK_BYTES);
+    config.async_stack_size(2 * STACK_BYTES);
     Engine::new(&config).map_err(|error| PreinitError::Engine(format!("{error:#}")))
 }
 
 /// Stops whatever computes when the time is up, unless it is dropped before.
-struct Watch {
-    over: Arc<AtomicBool>,
-    _done: mpsc::Sender<()>,
-}
+struct Watch(#[expect(dead_code, reason = "it goes with this")] mpsc::Sender<()>);
 
 impl Watch {
     fn start(engine: &Engine, time: Duration) -> Self {
         let (done, waiting) = mpsc::channel::<()>();
-        let over = Arc::new(AtomicBool::new(false));
-        let (engine, is_over) = (engine.clone(), Arc::clone(&over));
+        let engine = engine.clone();
         std::thread::spawn(move || {
             let mut time = time;
             while waiting.recv_timeout(time) == Err(mpsc::RecvTimeoutError::Timeout) {
-                is_over.store(true, Ordering::Relaxed);
                 engine.increment_epoch();
                 // It may not have begun yet, and counts from then.
                 time = Duration::from_millis(1);
             }
         });
-        Self { over, _done: done }
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        if self.over.load(Ordering::Relaxed) {
-            tracing::debug!("the initialisation was stopped");
-        }
+        Self(done)
     }
 }
 
