@@ -248,49 +248,34 @@ impl Limits {
     }
 
     fn take(&mut self, wanted: u64) -> Result<(), MemoryLimit> {
-        let crossed = |limit: Option<u64>, current: u64, of_instance| {
-            let limit = limit.filter(|limit| current.saturating_add(wanted) > *limit)?;
-            Some(MemoryLimit {
-                limit,
-                current,
-                wanted,
-                of_instance,
-            })
+        let fits = |limit: Option<u64>, held: u64| {
+            let sum = held.checked_add(wanted)?;
+            limit.is_none_or(|limit| sum <= limit).then_some(sum)
         };
-        let of_store = crossed(self.own_limit, self.held, true);
-        // What is refused is not counted for a moment either: another store might be refused for it.
-        let taken = of_store.map_or_else(
-            || {
-                let more = |held| match crossed(self.limit, held, false) {
-                    Some(_) => None,
-                    None => held.checked_add(wanted),
-                };
-                let taken =
-                    self.meter
-                        .memory
-                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-                taken.map_err(|held| MemoryLimit {
-                    limit: self.limit.unwrap_or(u64::MAX),
-                    current: held,
-                    wanted,
-                    of_instance: false,
+        let refusal = |limit: Option<u64>, current, of_instance| MemoryLimit {
+            limit: limit.unwrap_or(u64::MAX),
+            current,
+            wanted,
+            of_instance,
+        };
+        let taken = if fits(self.own_limit, self.held).is_none() {
+            Err(refusal(self.own_limit, self.held, true))
+        } else {
+            // What is refused is not counted for a moment either: another store might be refused for it.
+            let memory = &self.meter.memory;
+            memory
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
+                    fits(self.limit, held)
                 })
-            },
-            Err,
-        );
-        match taken {
-            Ok(before) => {
-                self.held += wanted;
-                self.meter
-                    .memory_peak
-                    .fetch_max(before + wanted, Ordering::Relaxed);
-                Ok(())
-            }
-            Err(refused) => {
-                self.refused = Some(refused);
-                Err(refused)
-            }
-        }
+                .map_err(|held| refusal(self.limit, held, false))
+        };
+        self.refused = taken.err().or(self.refused);
+        let before = taken?;
+        self.held += wanted;
+        self.meter
+            .memory_peak
+            .fetch_max(before + wanted, Ordering::Relaxed);
+        Ok(())
     }
 }
 

@@ -25,7 +25,7 @@ use crate::limits::Meter;
 use crate::modules::{Forms, LoadedComponent};
 use crate::output::Share;
 use crate::spec::TaskSpec;
-use crate::store::{Allowance, Furniture, State, refuel, settle};
+use crate::store::{Furniture, State, refuel, settle};
 use crate::task::{End, FULL, Surroundings};
 use crate::timed::Timed;
 use crate::verdict::Ending;
@@ -347,9 +347,6 @@ impl Server {
             }
             false => None,
         };
-        let allowance = Allowance {
-            memory: self.spec.serving.instance_memory,
-        };
         for pooled in [true, false] {
             let place = self.surroundings.engines.place(
                 self.spec.module.build(),
@@ -358,9 +355,12 @@ impl Server {
             );
             let place = place.ok_or_else(|| Failure::Full(FULL.to_owned()))?;
             let linked = self.linked.of(place.is_pooled());
-            let store =
-                self.furniture
-                    .store(&self.spec, linked.engine(), &self.surroundings, &allowance);
+            let store = self.furniture.store(
+                &self.spec,
+                linked.engine(),
+                &self.surroundings,
+                self.spec.serving.instance_memory,
+            );
             let mut store =
                 store.map_err(|message| Failure::guest(Ending::NotLaunched { message }))?;
             match linked.instantiate_async(&mut store).await {

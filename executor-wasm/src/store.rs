@@ -129,12 +129,6 @@ impl WasiHttpView for State {
     }
 }
 
-/// What one store may use of what its task has.
-pub(crate) struct Allowance {
-    /// Bytes, if it has a limit of its own.
-    pub(crate) memory: Option<u64>,
-}
-
 /// What all stores of a task have in common.
 pub(crate) struct Furniture {
     stdout: Output,
@@ -175,13 +169,13 @@ impl Furniture {
         self.files
     }
 
-    /// A store for one instance. The error is a sentence.
+    /// A store for one instance, which may hold so many bytes of its task's memory. The error is a sentence.
     pub(crate) fn store(
         &self,
         spec: &TaskSpec,
         engine: &Engine,
         surroundings: &Surroundings,
-        allowance: &Allowance,
+        memory: Option<u64>,
     ) -> Result<Store<State>, String> {
         let state = State {
             wasi: self.wasi(spec)?,
@@ -194,7 +188,7 @@ impl Furniture {
                 spec.memory_policy,
                 Arc::clone(&surroundings.meter),
             )
-            .with_own(allowance.memory),
+            .with_own(memory),
             guest: Arc::clone(&surroundings.guest),
             last_failure: None,
             census: Census::default(),

@@ -15,7 +15,7 @@ use crate::output::Quota;
 use crate::service;
 use crate::shares::Share;
 use crate::spec::TaskSpec;
-use crate::store::{Allowance, Furniture, State, settle};
+use crate::store::{Furniture, State, settle};
 use crate::switch::Switch;
 use crate::verdict::Ending;
 use crate::world::{COMMAND, SERVICE};
@@ -172,7 +172,6 @@ pub(crate) async fn run(
         Ok(furniture) => furniture,
         Err(message) => return not_launched(message),
     };
-    let allowance = Allowance { memory: None };
     let mut started = Some(started);
     for pooled in [true, false] {
         // Dropped after the store, which is made later.
@@ -184,7 +183,7 @@ pub(crate) async fn run(
             return not_launched(FULL.to_owned());
         };
         let engine = program.engine(slot.is_pooled());
-        let mut store = match furniture.store(spec, engine, &surroundings, &allowance) {
+        let mut store = match furniture.store(spec, engine, &surroundings, None) {
             Ok(store) => store,
             Err(message) => return not_launched(message),
         };
