@@ -4,7 +4,7 @@
 //! `work_dir/run`, one file each.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
@@ -19,7 +19,7 @@ use tepui_agent_core::{ExecutorKind, ExecutorRef, ExecutorView, Input, Limitatio
 use tepui_api::ext::launch_plan;
 use tepui_api::v1::{self, task_status::Reason};
 use tepui_model::{Resources, format_bytes};
-use tepui_wall::{Identity, Plan, ReadOnly};
+use tepui_wall::{Identity, Plan, ReadOnly, open_output};
 use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
 use tokio::sync::mpsc;
@@ -499,12 +499,7 @@ impl Shared {
             program: program.clone(),
             cause: error.to_string(),
         };
-        let output = |name: &str| {
-            OpenOptions::new()
-                .append(true)
-                .open(path.join(name))
-                .map(Stdio::from)
-        };
+        let output = |name: &str| open_output(&path.join(name)).map(Stdio::from);
         let mut command = Command::new(&program);
         command
             .args(&arguments)
@@ -541,7 +536,7 @@ impl Shared {
             let made =
                 Directory::open(sandbox).and_then(|within| within.create_directories(&place));
             made.map_err(failed)?;
-            shown.add(&source, &sandbox.join(place)).map_err(failed)?;
+            shown.add(&source, sandbox, &place).map_err(failed)?;
         }
         Ok(shown)
     }

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
+use tepui_wall::open_output;
+
 /// The parts of a sandbox's path below the work directory, those at the odd places being ids:
 /// `slaves/<agent>/frameworks/<framework>/executors/<executor>/runs/<container>`.
 const LABELS: [&str; 4] = ["slaves", "frameworks", "executors", "runs"];
@@ -66,15 +68,9 @@ pub(crate) fn create_nested(
 }
 
 fn create_outputs(path: &Path) -> io::Result<()> {
-    for name in OUTPUTS {
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o644)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(path.join(name))?;
-    }
-    Ok(())
+    OUTPUTS
+        .iter()
+        .try_for_each(|name| open_output(&path.join(name)).map(drop))
 }
 
 fn point_latest(runs: &Path, container: &Path) -> io::Result<()> {

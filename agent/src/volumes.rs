@@ -13,6 +13,7 @@ use tepui_api::v1::volume::Mode;
 use tepui_api::v1::volume::source::{self, sandbox_path};
 
 use crate::confine::Directory;
+use crate::sandbox::is_output;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VolumeError {
@@ -36,6 +37,8 @@ pub(crate) enum VolumeError {
     Absolute { path: String },
     #[error("volume '{path}': nothing keeps a native task from writing, so it cannot be RO")]
     ReadOnly { path: String },
+    #[error("volume '{path}': that is where the task's output goes")]
+    Output { path: String },
     #[error("volume '{path}' could not be made: {source}")]
     Make { path: String, source: io::Error },
 }
@@ -77,6 +80,9 @@ pub(crate) fn link(
         let place = Path::new(&volume.path);
         if place.is_absolute() {
             return Err(VolumeError::Absolute { path: path() });
+        }
+        if is_output(place) {
+            return Err(VolumeError::Output { path: path() });
         }
         if own.join(place) == volume.host {
             continue;

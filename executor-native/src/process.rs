@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -11,12 +11,13 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use tepui_api::ext::launch_plan::Mount;
 use tepui_api::v1::RLimitInfo;
-use tepui_wall::{Identity, IdentityError, ReadOnly};
+use tepui_wall::{Identity, IdentityError, ReadOnly, open_output};
 use tokio::signal::unix::Signal as Signals;
 use tokio::sync::oneshot;
 
@@ -79,9 +80,11 @@ pub(crate) fn start(
     };
     let output = |file: &str| {
         let path = start.sandbox.join(file);
-        let opened = OpenOptions::new().append(true).create(true).open(&path);
-        let owned = opened.and_then(|opened| give(&path, identity.as_ref()).map(|()| opened));
-        owned.map_err(|source| StartError::File { path, source })
+        let opened = open_output(&path).and_then(|file| {
+            give_output(&file, identity.as_ref())?;
+            Ok(file)
+        });
+        opened.map_err(|source| StartError::File { path, source })
     };
     let (stdout, stderr): (File, File) = (output("stdout")?, output("stderr")?);
     give(start.sandbox, identity.as_ref()).map_err(|source| StartError::File {
@@ -151,17 +154,38 @@ fn give_volumes(start: &Start<'_>, identity: Option<&Identity>) -> Result<ReadOn
             let path = mount.container_path.clone();
             return Err(StartError::ReadOnly { path });
         }
-        let target = start.sandbox.join(&mount.container_path);
-        read_only.add(host_path, &target).map_err(failed)?;
+        let inside = Path::new(&mount.container_path);
+        read_only
+            .add(host_path, start.sandbox, inside)
+            .map_err(failed)?;
     }
     Ok(read_only)
 }
 
+/// Gives a directory away. A link that a tenant put in its place is given itself, and not what it points at.
 fn give(path: &Path, identity: Option<&Identity>) -> io::Result<()> {
     let Some(identity) = identity else {
         return Ok(());
     };
-    nix::unistd::chown(path, Some(identity.user), Some(identity.group)).map_err(io::Error::from)
+    let (user, group) = (Some(identity.user), Some(identity.group));
+    nix::unistd::fchownat(AT_FDCWD, path, user, group, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    Ok(())
+}
+
+/// Gives an output file away, unless it is known by other names as well: those may be of a file of the host's.
+fn give_output(file: &File, identity: Option<&Identity>) -> io::Result<()> {
+    let Some(identity) = identity else {
+        return Ok(());
+    };
+    let found = file.metadata()?;
+    if found.uid() == identity.user.as_raw() {
+        return Ok(());
+    }
+    if found.nlink() != 1 {
+        return Err(io::Error::other("it has other names"));
+    }
+    nix::unistd::fchown(file, Some(identity.user), Some(identity.group))?;
+    Ok(())
 }
 
 /// Moves the calling process into a cgroup. Async-signal-safe.

@@ -14,10 +14,12 @@
 mod calls;
 mod files;
 mod identity;
+mod output;
 mod read_only;
 mod view;
 
 pub use identity::{Identity, IdentityError};
+pub use output::open_output;
 pub use read_only::ReadOnly;
 
 use std::fmt;
