@@ -46,9 +46,7 @@ pub(crate) enum ResourceLimitError {
         wanted: Amount,
         most: u64,
     },
-    #[error(
-        "the limit {name} is to be {wanted}, above the {most} of the agent, which does not run as root"
-    )]
+    #[error("the limit {name} is to be {wanted}, above the {most} that the agent has itself")]
     BeyondAgent {
         name: &'static str,
         wanted: Amount,
@@ -111,7 +109,16 @@ impl ResourceLimit {
                 return Err(ResourceLimitError::BeyondMachine { name, wanted, most });
             }
         }
-        if !nix::unistd::geteuid().is_root() {
+        // These are of the machine's, not of a task's share of it; root could give any.
+        let of_machine = matches!(
+            self.kind,
+            Type::RlmtRtprio
+                | Type::RlmtNice
+                | Type::RlmtMemlock
+                | Type::RlmtMsgqueue
+                | Type::RlmtSigpending
+        );
+        if of_machine || !nix::unistd::geteuid().is_root() {
             let mut own = self.limit;
             // SAFETY: the pointer is to a live value of the right type.
             let got = unsafe { libc::getrlimit(number(self.kind), &raw mut own) };
