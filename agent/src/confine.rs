@@ -22,6 +22,8 @@ const RESOLVE_ATTEMPTS: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Directory {
     handle: OwnedFd,
+    /// What else holds for the directories in which something is created.
+    creating: ResolveFlag,
 }
 
 /// What a listing says of one entry.
@@ -43,7 +45,27 @@ impl Directory {
             OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
             Mode::empty(),
         )?;
-        Ok(Self { handle })
+        Ok(Self {
+            handle,
+            creating: ResolveFlag::empty(),
+        })
+    }
+
+    /// The same directory, in which nothing is created behind a symbolic link, not even behind one that stays inside:
+    /// that is `ELOOP`. Who checks names needs it, for behind a link a name is not the place.
+    pub(crate) fn without_links(&self) -> io::Result<Self> {
+        Ok(Self {
+            handle: self.handle.try_clone()?,
+            creating: ResolveFlag::RESOLVE_NO_SYMLINKS,
+        })
+    }
+
+    /// Whether this is a directory itself: no part of its path is a symbolic link.
+    pub(crate) fn has_directory(&self, relative: &Path) -> bool {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        inside(relative)
+            .and_then(|path| self.resolve(&path, flags, ResolveFlag::RESOLVE_NO_SYMLINKS))
+            .is_ok()
     }
 
     /// Opens a regular file for reading. Pipes and devices are refused, and never waited for.
@@ -52,7 +74,7 @@ impl Directory {
         let handle = self.resolve(
             &path,
             OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY,
-            Mode::empty(),
+            ResolveFlag::empty(),
         )?;
         let file = File::from(handle);
         if file.metadata()?.is_file() {
@@ -82,11 +104,8 @@ impl Directory {
     }
 
     pub(crate) fn create_directories(&self, relative: &Path) -> io::Result<OwnedFd> {
-        let mut current = self.resolve(
-            Path::new("."),
-            OFlag::O_RDONLY | OFlag::O_DIRECTORY,
-            Mode::empty(),
-        )?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let mut current = self.resolve(Path::new("."), flags, self.creating)?;
         let mut walked = PathBuf::new();
         for part in parts(relative)? {
             walked.push(part);
@@ -94,7 +113,7 @@ impl Directory {
                 Ok(()) | Err(Errno::EEXIST) => {}
                 Err(errno) => return Err(errno.into()),
             }
-            current = self.resolve(&walked, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())?;
+            current = self.resolve(&walked, flags, self.creating)?;
         }
         Ok(current)
     }
@@ -108,7 +127,8 @@ impl Directory {
     /// The entries of a directory, by name.
     pub(crate) fn list(&self, relative: &Path) -> io::Result<Vec<Listed>> {
         let path = inside(relative)?;
-        let handle = self.resolve(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let handle = self.resolve(&path, flags, ResolveFlag::empty())?;
         let mut entries = Vec::new();
         for entry in std::fs::read_dir(format!("/proc/self/fd/{}", handle.as_raw_fd()))? {
             let entry = entry?;
@@ -140,7 +160,7 @@ impl Directory {
         Ok((parent, PathBuf::from(name)))
     }
 
-    fn resolve(&self, path: &Path, flags: OFlag, mode: Mode) -> io::Result<OwnedFd> {
+    fn resolve(&self, path: &Path, flags: OFlag, further: ResolveFlag) -> io::Result<OwnedFd> {
         let path = if path.as_os_str().is_empty() {
             Path::new(".")
         } else {
@@ -148,8 +168,7 @@ impl Directory {
         };
         let how = OpenHow::new()
             .flags(flags | OFlag::O_CLOEXEC)
-            .mode(mode)
-            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS | further);
         for _ in 0..RESOLVE_ATTEMPTS {
             match openat2(&self.handle, path, how) {
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
@@ -262,6 +281,36 @@ mod tests {
             .read_to_string(&mut text)
             .unwrap();
         assert_eq!(text, "text");
+    }
+
+    #[test]
+    fn nothing_is_created_behind_a_link_where_links_are_not_followed() {
+        let (outer, directory) = directory();
+        let inner = outer.path().join("inner");
+        directory.create_directories(Path::new("a/b")).unwrap();
+        std::os::unix::fs::symlink("a/b", inner.join("link")).unwrap();
+        assert!(directory.has_directory(Path::new("a/b")));
+        for path in ["link", "a/c", "../inner"] {
+            assert!(!directory.has_directory(Path::new(path)), "{path}");
+        }
+        directory
+            .create_file(Path::new("link/followed"), 0o644)
+            .unwrap();
+
+        let strict = directory.without_links().unwrap();
+        let refused = [
+            strict.create_file(Path::new("link/file"), 0o644).map(drop),
+            strict.create_directories(Path::new("link")).map(drop),
+            strict.create_symlink(Path::new("x"), Path::new("link/c/l")),
+        ];
+        for result in refused {
+            assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        }
+        strict.create_file(Path::new("a/b/file"), 0o644).unwrap();
+        // Reading follows links still, and a link's own name may be taken.
+        assert!(strict.open_file(Path::new("link/file")).is_ok());
+        strict.create_file(Path::new("link"), 0o644).unwrap();
+        assert!(inner.join("link").symlink_metadata().unwrap().is_file());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -596,12 +597,14 @@ impl Preparer {
         let (fetcher, path, shell) = (self.fetcher.clone(), path.to_path_buf(), line.shell);
         let found = tokio::task::spawn_blocking(move || {
             let file = if name.starts_with('/') && !shell {
-                // Pipes and devices are not programs and are not opened.
-                Path::new(&name)
-                    .metadata()
-                    .ok()
-                    .filter(std::fs::Metadata::is_file)?;
-                File::open(&name).ok()?
+                // Pipes and devices are not programs, and nothing is waited for.
+                let file = File::options()
+                    .read(true)
+                    .custom_flags(libc::O_NONBLOCK)
+                    .open(&name)
+                    .ok()?;
+                file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+                file
             } else {
                 Directory::open(&path)
                     .ok()?
@@ -763,8 +766,10 @@ fn place(directory: &Directory, one: &Fetched) -> Result<(), PrepareError> {
     let wanted = &one.wanted;
     if wanted.archive.is_none() || !wanted.cache {
         let mode = if wanted.executable { 0o755 } else { 0o644 };
+        // Behind a link of an archive the name would not be the place.
         let placed = directory
-            .create_file(&wanted.name, mode)
+            .without_links()
+            .and_then(|directory| directory.create_file(&wanted.name, mode))
             .and_then(|file| store::copy_to(&one.pin.path(), file));
         placed.map_err(|error| PrepareError::Place {
             name: wanted.name.display().to_string(),

@@ -31,14 +31,19 @@ impl Source for Local {
 impl Local {
     async fn read(&self, position: &Position) -> Result<Opened, Error> {
         let failed = |error| Error::of_io(&error);
-        // Before it is opened: opening a pipe would wait for its writer.
-        let metadata = tokio::fs::metadata(&self.0).await.map_err(failed)?;
+        // Neither opening a pipe nor reading what the kernel writes at its leisure may wait: a thread would wait with it.
+        let mut file = tokio::fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&self.0)
+            .await
+            .map_err(failed)?;
+        let metadata = file.metadata().await.map_err(failed)?;
         if !metadata.is_file() {
             return Err(Error::File {
                 cause: "it is not a regular file".to_owned(),
             });
         }
-        let mut file = tokio::fs::File::open(&self.0).await.map_err(failed)?;
         let version = format!(
             "{}:{}.{}",
             metadata.len(),
