@@ -1,14 +1,21 @@
 //! Measures what tasks have on disk, and finds those that have more than they were given.
 //!
 //! A task of a built-in executor has a directory of its own; the tasks of a framework's own executor share the
-//! executor's. What lies in a persistent volume counts against the volume.
+//! executor's. What lies in a persistent volume counts against the volume, which is measured where it lies: in a
+//! sandbox its task may put something else in its place.
 
 use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tepui_agent_core::{AgentView, ExecutorKind, ExecutorRef, Input, Limitation};
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+use tepui_agent_core::{AgentView, ExecutorKind, ExecutorRef, Input, Limitation, volumes_of};
 use tepui_api::v1::{self, task_status::Reason};
 use tepui_model::format_bytes;
 use tokio::sync::mpsc;
@@ -29,7 +36,7 @@ const EMPTY_BYTES: u64 = 4_096;
 struct Allotment {
     whose: Whose,
     path: PathBuf,
-    /// What inside it counts elsewhere.
+    /// Directories that count elsewhere, should they be seen inside it.
     except: Vec<PathBuf>,
     quota_bytes: u64,
     resource: v1::Resource,
@@ -59,8 +66,12 @@ fn allotments(work_dir: &Path, view: &AgentView) -> Vec<Allotment> {
             continue;
         }
         let whose = Whose::Task(task.task.clone());
-        let path = work_dir.join(&task.sandbox);
-        all.extend(of_directory(&whose, &path, &task.info.resources));
+        all.extend(of_sandbox(
+            &whose,
+            work_dir,
+            &task.sandbox,
+            &task.info.resources,
+        ));
     }
     for executor in view
         .executors
@@ -75,19 +86,22 @@ fn allotments(work_dir: &Path, view: &AgentView) -> Vec<Allotment> {
         });
         resources.extend(tasks.flat_map(|task| task.info.resources.clone()));
         let whose = Whose::Executor(executor.executor.clone());
-        let path = work_dir.join(&executor.sandbox);
-        all.extend(of_directory(&whose, &path, &resources));
+        all.extend(of_sandbox(&whose, work_dir, &executor.sandbox, &resources));
     }
     all
 }
 
-/// The sandbox itself, if anything was given for it, and each volume in it.
-fn of_directory(whose: &Whose, path: &Path, resources: &[v1::Resource]) -> Vec<Allotment> {
+/// The sandbox itself, if anything was given for it, and each volume that is shown in it.
+fn of_sandbox(
+    whose: &Whose,
+    work_dir: &Path,
+    sandbox: &str,
+    resources: &[v1::Resource],
+) -> Vec<Allotment> {
     let disk = || resources.iter().filter(|resource| resource.name == "disk");
     let volume = |resource: &v1::Resource| {
-        let disk = resource.disk.as_ref()?;
-        disk.persistence.as_ref()?;
-        Some(path.join(&disk.volume.as_ref()?.container_path))
+        let volume = volumes_of(std::slice::from_ref(resource)).pop()?;
+        Some(work_dir.join(volume.directory.path))
     };
     let volumes: Vec<PathBuf> = disk().filter_map(volume).collect();
     let plain = disk().filter(|resource| resource.disk.is_none());
@@ -96,7 +110,7 @@ fn of_directory(whose: &Whose, path: &Path, resources: &[v1::Resource]) -> Vec<A
     if quota_bytes > 0 {
         all.push(Allotment {
             whose: whose.clone(),
-            path: path.to_path_buf(),
+            path: work_dir.join(sandbox),
             except: volumes,
             quota_bytes,
             resource: megabytes("disk", quota_bytes),
@@ -138,41 +152,155 @@ fn exceeded(allotment: Allotment) -> Option<Input> {
 }
 
 /// What the directory takes up on its disk. Links are not followed, but for the path itself; a file with several names
-/// counts once; other file systems do not count.
+/// counts once; other file systems do not count, nor do the directories `except`.
 fn used_bytes(path: &Path, except: &[PathBuf]) -> u64 {
-    let Ok(root) = path.metadata() else { return 0 };
-    let mut total = 0;
-    let mut seen = BTreeSet::new();
-    // What vanishes while it is looked at has nothing on disk any more.
-    let mut directories = vec![path.canonicalize().unwrap_or_else(|_| path.to_path_buf())];
-    let except: Vec<PathBuf> = except
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let Ok(root) = nix::fcntl::open(path, flags, Mode::empty()).map(File::from) else {
+        return 0;
+    };
+    let except = except
         .iter()
-        .filter_map(|path| Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?)))
+        .filter_map(|path| path.metadata().ok())
+        .map(|metadata| inode(&metadata))
         .collect();
-    while let Some(directory) = directories.pop() {
-        let Ok(entries) = std::fs::read_dir(&directory) else {
-            continue;
+    let mut walk = Walk {
+        except,
+        ..Walk::default()
+    };
+    if let Err(error) = walk.through(&root) {
+        tracing::debug!(path = %path.display(), %error, "the use of a disk is not known");
+    }
+    if walk.missed > 0 {
+        let missed = walk.missed;
+        tracing::debug!(path = %path.display(), missed, "not all of a directory can be measured");
+    }
+    walk.total
+}
+
+/// The device and the number that tell one directory from all others.
+type Inode = (u64, u64);
+
+fn inode(metadata: &Metadata) -> Inode {
+    (metadata.dev(), metadata.ino())
+}
+
+/// A way through a tree as deep as a tenant likes to make it: each directory is opened from the one above or below it, since
+/// a path could grow too long for the kernel, and only one is kept open, since there are only so many descriptors.
+#[derive(Debug, Default)]
+struct Walk {
+    except: Vec<Inode>,
+    /// The numbers of files with several names.
+    seen: BTreeSet<u64>,
+    total: u64,
+    /// Directories that were there and could not be looked into.
+    missed: u64,
+}
+
+/// A directory that was looked into.
+#[derive(Debug)]
+struct Level {
+    inode: Inode,
+    name: OsString,
+    /// The directories in it that are still to be looked into.
+    left: Vec<OsString>,
+}
+
+impl Walk {
+    fn through(&mut self, root: &File) -> io::Result<()> {
+        let device = root.metadata()?.dev();
+        let mut here = root.try_clone()?;
+        let mut way = vec![self.look(&here, OsString::new(), device)?];
+        while let Some(level) = way.last_mut() {
+            let Some(name) = level.left.pop() else {
+                way.pop();
+                if !way.is_empty() {
+                    here = self.back(root, &here, &mut way)?;
+                }
+                continue;
+            };
+            let looked = open_below(&here, &name).and_then(|directory| {
+                let level = self.look(&directory, name, device)?;
+                Ok((level, directory))
+            });
+            match looked {
+                Ok((level, directory)) if !level.left.is_empty() => {
+                    way.push(level);
+                    here = directory;
+                }
+                Ok(_) => {}
+                // What vanishes while it is looked at has nothing on disk any more.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                    ) => {}
+                Err(_) => self.missed += 1,
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts what is in a directory.
+    fn look(&mut self, directory: &File, name: OsString, device: u64) -> io::Result<Level> {
+        let mut level = Level {
+            inode: inode(&directory.metadata()?),
+            name,
+            left: Vec::new(),
         };
+        let entries = std::fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
         for entry in entries.flatten() {
             let Ok(metadata) = entry.metadata() else {
                 continue;
             };
-            let path = entry.path();
-            if metadata.dev() != root.dev() || except.contains(&path) {
+            if metadata.dev() != device || self.except.contains(&inode(&metadata)) {
                 continue;
             }
             if metadata.is_dir() {
-                directories.push(path);
-            } else if metadata.nlink() > 1 && !seen.insert(metadata.ino()) {
+                level.left.push(entry.file_name());
+            } else if metadata.nlink() > 1 && !self.seen.insert(metadata.ino()) {
                 continue;
             }
-            total += match metadata.blocks() {
+            self.total += match metadata.blocks() {
                 0 => EMPTY_BYTES,
                 blocks => blocks * BLOCK_BYTES + ENTRY_BYTES,
             };
         }
+        Ok(level)
     }
-    total
+
+    /// Opens the last directory of the way again, from the one below it. If that was moved elsewhere meanwhile the way is
+    /// walked anew from its beginning, and ends where it is no longer what it was.
+    fn back(&mut self, root: &File, below: &File, way: &mut Vec<Level>) -> io::Result<File> {
+        if let (Some(level), Ok(above)) = (way.last(), open_below(below, OsStr::new("..")))
+            && is(&above, level)
+        {
+            return Ok(above);
+        }
+        let mut found = root.try_clone()?;
+        let mut known = 1;
+        while let Some(level) = way.get(known) {
+            match open_below(&found, &level.name) {
+                Ok(directory) if is(&directory, level) => found = directory,
+                _ => break,
+            }
+            known += 1;
+        }
+        for lost in way.drain(known..) {
+            self.missed += lost.left.len() as u64;
+        }
+        Ok(found)
+    }
+}
+
+fn open_below(directory: &File, name: &OsStr) -> io::Result<File> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    Ok(File::from(openat(directory, name, flags, Mode::empty())?))
+}
+
+fn is(directory: &File, level: &Level) -> bool {
+    directory
+        .metadata()
+        .is_ok_and(|metadata| inode(&metadata) == level.inode)
 }
 
 #[cfg(test)]
@@ -180,10 +308,12 @@ mod tests {
     use std::sync::Arc;
 
     use tepui_agent_core::{ExecutorView, Standing, TaskRef, TaskView};
-    use tepui_api::v1::resource::{DiskInfo, disk_info};
+    use tepui_api::v1::resource::{DiskInfo, ReservationInfo, disk_info, reservation_info};
     use tepui_model::Resources;
 
     use super::*;
+    use crate::remove::remove_all;
+    use crate::remove::tests::dig;
 
     fn task(id: &str, executor: &str, sandbox: &str, resources: Vec<v1::Resource>) -> TaskView {
         TaskView {
@@ -238,8 +368,14 @@ mod tests {
             }),
             ..Default::default()
         };
+        let reservation = ReservationInfo {
+            role: Some("a/b".to_owned()),
+            r#type: Some(reservation_info::Type::Dynamic.into()),
+            ..Default::default()
+        };
         v1::Resource {
             disk: Some(disk),
+            reservations: vec![reservation],
             ..megabytes("disk", mb << 20)
         }
     }
@@ -268,8 +404,9 @@ mod tests {
             .iter()
             .map(|one| (one.path.to_str().unwrap(), one.quota_bytes >> 20))
             .collect();
-        assert_eq!(told, [("/w/a", 2), ("/w/m", 4), ("/w/m/v", 5)]);
-        assert_eq!(all[1].except, [Path::new("/w/m/v")]);
+        let place = "/w/volumes/roles/a b/v";
+        assert_eq!(told, [("/w/a", 2), ("/w/m", 4), (place, 5)]);
+        assert_eq!(all[1].except, [Path::new(place)]);
         assert!(matches!(all[0].whose, Whose::Task(_)));
         assert!(matches!(all[2].whose, Whose::Executor(_)));
     }
@@ -310,5 +447,49 @@ mod tests {
         };
         assert_eq!(limitation.reason, Reason::ContainerLimitationDisk);
         assert!(limitation.message.contains("exceeds quota (512 KiB)"));
+    }
+
+    #[test]
+    fn what_lies_deeper_than_a_path_can_say_is_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let top = folder.path().join("top");
+        // After the one the way leads back up to the other.
+        for (name, depth) in [("one", 3_000), ("other", 300)] {
+            let inner = dig(&top.join(name), depth);
+            let file = format!("/proc/self/fd/{}/big", inner.as_raw_fd());
+            std::fs::write(file, vec![1; 1 << 20]).unwrap();
+        }
+        let used = used_bytes(&top, &[]);
+        let least = (2 << 20) + 3_300 * ENTRY_BYTES;
+        assert!(used >= least, "{used} instead of {least}");
+        let except = [top.join("one")];
+        assert!(used_bytes(&top, &except) < used - (1 << 20));
+        // The folder could not do it by itself.
+        remove_all(&top).unwrap();
+    }
+
+    #[test]
+    fn from_a_directory_that_was_moved_away_the_way_goes_on_from_what_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        std::fs::create_dir_all(path.join("a/b/c")).unwrap();
+        let root = File::open(path).unwrap();
+        let below = File::open(path.join("a/b/c")).unwrap();
+        let level = |name: &str| Level {
+            inode: inode(&path.join(name).metadata().unwrap()),
+            name: Path::new(name).file_name().unwrap_or_default().to_owned(),
+            left: vec!["next".into()],
+        };
+        let mut way = vec![level(""), level("a"), level("a/b")];
+        let mut walk = Walk::default();
+        let found = walk.back(&root, &below, &mut way).unwrap();
+        assert!(is(&found, &way[2]));
+        std::fs::rename(path.join("a/b/c"), path.join("c")).unwrap();
+        let found = walk.back(&root, &below, &mut way).unwrap();
+        assert!(is(&found, &way[2]));
+        std::fs::rename(path.join("a"), path.join("d")).unwrap();
+        let found = walk.back(&root, &below, &mut way).unwrap();
+        assert!(is(&found, &way[0]));
+        assert_eq!((way.len(), walk.missed), (1, 2));
     }
 }

@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
+use crate::remove::remove_all;
+
 /// When a sandbox goes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
@@ -125,7 +127,7 @@ fn collect(waiting: &mut Queue, now: SystemTime, max_age: Duration, most: usize)
             kept.push((at, sandbox));
             continue;
         }
-        match std::fs::remove_dir_all(&sandbox) {
+        match remove_all(&sandbox) {
             Ok(()) => tracing::debug!(sandbox = %sandbox.display(), "a sandbox was removed"),
             Err(error) => {
                 tracing::debug!(sandbox = %sandbox.display(), %error, "a sandbox could not be removed");

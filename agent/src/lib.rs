@@ -55,6 +55,7 @@ mod prepare;
 mod questions;
 mod reach;
 mod reads;
+mod remove;
 mod request;
 mod resources_flag;
 mod sandbox;

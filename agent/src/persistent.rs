@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::confine::{Directory, inside};
 use crate::owner::Event;
+use crate::remove::remove_all;
 use crate::sandbox;
 
 /// Where volumes wait for their removal, so that their names are free at once.
@@ -45,7 +46,7 @@ impl Volumes {
         events: tokio::sync::mpsc::Sender<Event>,
     ) -> io::Result<Self> {
         // What an earlier process had set aside.
-        remove_all(work_dir.join(DOOMED));
+        remove_doomed(work_dir.join(DOOMED));
         let (queue, works) = mpsc::channel();
         let own = work_dir.clone();
         std::thread::Builder::new()
@@ -186,11 +187,7 @@ fn set_aside(work_dir: &Path, directory: &VolumeDirectory) -> io::Result<()> {
     let path = work_dir.join(&directory.path);
     if directory.is_mount {
         for entry in std::fs::read_dir(&path)? {
-            let entry = entry?;
-            match entry.file_type()?.is_dir() {
-                true => std::fs::remove_dir_all(entry.path())?,
-                false => std::fs::remove_file(entry.path())?,
-            }
+            remove_all(&entry?.path())?;
         }
         return Ok(());
     }
@@ -202,19 +199,17 @@ fn set_aside(work_dir: &Path, directory: &VolumeDirectory) -> io::Result<()> {
     let aside = doomed.join(uuid::Uuid::new_v4().to_string());
     match std::fs::rename(&path, &aside) {
         // On another file system it cannot be moved away.
-        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-            std::fs::remove_dir_all(&path)
-        }
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => remove_all(&path),
         Err(error) => Err(error),
         Ok(()) => {
-            remove_all(aside);
+            remove_doomed(aside);
             Ok(())
         }
     }
 }
 
-fn remove_all(path: PathBuf) {
-    std::thread::spawn(move || match std::fs::remove_dir_all(&path) {
+fn remove_doomed(path: PathBuf) {
+    std::thread::spawn(move || match remove_all(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             tracing::warn!(path = %path.display(), %error, "destroyed volumes are still there");
         }

@@ -26,6 +26,7 @@ use crate::executors::started;
 use crate::files::Phase;
 use crate::kind::{Format, first_word};
 use crate::prepare::PrepareError;
+use crate::remove::remove_all;
 use crate::site::Refusal;
 
 /// Below the work directory: the processes of containers, for an agent that has to end what another one left.
@@ -337,7 +338,7 @@ pub(super) fn remove(place: &Place) -> io::Result<()> {
         return Ok(());
     };
     let parent = Held(Directory::open(&place.root)?.create_directories(parent)?);
-    std::fs::remove_dir_all(parent.path().join(name))
+    remove_all(&parent.path().join(name))
 }
 
 /// The program, unless it is a wasm module under whatever name.
