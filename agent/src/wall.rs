@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tepui_agent_core::volumes_of_role;
 use tepui_api::v1;
 use tepui_wall::{Access, Grant, Plan, Standing, VARIABLE};
 
@@ -118,7 +119,7 @@ impl Wall {
         write(self.work_dir.join(own));
         let roles = tepui_api::roles_of(framework);
         for role in &roles {
-            let volumes = self.work_dir.join("volumes/roles").join(role);
+            let volumes = self.work_dir.join(volumes_of_role(role));
             std::fs::create_dir_all(&volumes)?;
             write(volumes);
         }

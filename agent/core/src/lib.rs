@@ -60,4 +60,4 @@ pub use record::RecoverError;
 pub use view::{
     AgentView, ContainerOwner, ContainerView, ExecutorView, FrameworkView, Standing, TaskView,
 };
-pub use volume::{Volume, VolumeDirectory, volumes_of};
+pub use volume::{Volume, VolumeDirectory, volumes_of, volumes_of_role};

@@ -44,11 +44,18 @@ pub(crate) fn directories(volumes: &Resources) -> impl Iterator<Item = VolumeDir
     volumes.iter().filter_map(directory)
 }
 
+/// Where the volumes of a role lie, below the work directory.
+pub fn volumes_of_role(role: &str) -> String {
+    // Roles have no blanks. As they are, the volume `b` of the role `a` would lie around those of the role `a/b`.
+    format!("volumes/roles/{}", role.replace('/', " "))
+}
+
 fn directory(resource: &Resource) -> Option<VolumeDirectory> {
     let id = &resource.persistence()?.id;
-    // Roles have no blanks. As they are, the volume `b` of the role `a` would lie around those of the role `a/b`.
-    let role = resource.reserved_role()?.as_str().replace('/', " ");
-    let path = format!("volumes/roles/{role}/{id}");
+    let path = format!(
+        "{}/{id}",
+        volumes_of_role(resource.reserved_role()?.as_str())
+    );
     let source = resource.disk.as_ref()?.source.as_ref();
     Some(match source {
         Some(DiskSource::Mount {
