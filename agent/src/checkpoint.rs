@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tepui_agent_core::{Input, Recovered, SaveKey, Write};
@@ -15,6 +16,9 @@ use tokio::sync::mpsc;
 use crate::confine::inside;
 use crate::owner::Event;
 
+/// How long writing waits for a descriptor, and between two tries.
+const DESCRIPTOR_PATIENCE: Duration = Duration::from_secs(60);
+const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
 const AGENT_ID: &str = "agent_id";
 /// What the agent was when it registered under that id.
 const AGENT: &str = "agent";
@@ -139,7 +143,7 @@ fn write_all(meta: &Path, batch: &[Save]) -> io::Result<()> {
                     Some(file) => file,
                     None => {
                         make_directories(meta, &parent, &mut touched)?;
-                        OpenOptions::new().create(true).append(true).open(&path)?
+                        opened(|| OpenOptions::new().create(true).append(true).open(&path))?
                     }
                 };
                 file.write_all(value)?;
@@ -149,7 +153,7 @@ fn write_all(meta: &Path, batch: &[Save]) -> io::Result<()> {
                 make_directories(meta, &parent, &mut touched)?;
                 let mut unfinished = path.clone().into_os_string();
                 unfinished.push(UNFINISHED);
-                let mut file = File::create(&unfinished)?;
+                let mut file = opened(|| File::create(&unfinished))?;
                 file.write_all(value)?;
                 file.sync_data()?;
                 std::fs::rename(&unfinished, &path)?;
@@ -163,7 +167,7 @@ fn write_all(meta: &Path, batch: &[Save]) -> io::Result<()> {
     }
     flush(&mut grown)?;
     for directory in &touched {
-        match File::open(directory) {
+        match opened(|| File::open(directory)) {
             Ok(directory) => directory.sync_all()?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -175,6 +179,23 @@ fn write_all(meta: &Path, batch: &[Save]) -> io::Result<()> {
         while directory.pop() && directory != meta && std::fs::remove_dir(&directory).is_ok() {}
     }
     Ok(())
+}
+
+/// Opens a file. That there is no descriptor left is none of the disk's faults, and passes.
+fn opened(open: impl Fn() -> io::Result<File>) -> io::Result<File> {
+    let began = Instant::now();
+    loop {
+        match open() {
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+                    && began.elapsed() < DESCRIPTOR_PATIENCE =>
+            {
+                tracing::warn!(%error, "a checkpoint waits for a descriptor");
+                std::thread::sleep(DESCRIPTOR_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
 }
 
 fn flush(grown: &mut BTreeMap<PathBuf, File>) -> io::Result<()> {

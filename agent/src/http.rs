@@ -13,7 +13,7 @@ use tepui_api::v1::executor;
 use tepui_api::{MediaType, media, proto, recordio};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::owner::{Event, Reply, Subscription};
+use crate::owner::{Event, Queued, Reply, Subscription};
 use crate::request::{MAX_CALL_BYTES, read_body};
 use crate::site::{Refusal, Site, content_type, text};
 
@@ -164,12 +164,12 @@ async fn subscribe(
 /// The next event, a chunk of its own: there are clients that take each chunk for one record. A heartbeat if it is quiet
 /// for long.
 async fn next_chunk(
-    events: &mut mpsc::Receiver<Bytes>,
+    events: &mut mpsc::Receiver<Queued>,
     media: MediaType,
     interval: Duration,
 ) -> Option<Bytes> {
     match tokio::time::timeout(interval, events.recv()).await {
-        Ok(record) => record,
+        Ok(queued) => queued.map(|queued| queued.record),
         Err(_) => {
             let heartbeat = executor::Event {
                 r#type: Some(executor::event::Type::Heartbeat.into()),
@@ -335,7 +335,7 @@ mod tests {
         let (sender, mut events) = mpsc::channel(2);
         let records = [Bytes::from_static(b"2\n{}"), Bytes::from_static(b"3\n{ }")];
         for record in &records {
-            sender.send(record.clone()).await.unwrap();
+            sender.send(queued(record.clone())).await.unwrap();
         }
         drop(sender);
         let interval = Duration::from_secs(60);
@@ -456,12 +456,15 @@ mod tests {
                 response.headers()["content-type"].to_str().unwrap(),
                 media.as_str()
             );
-            sender.send(Bytes::from_static(b"2\nab")).await.unwrap();
+            sender
+                .send(queued(Bytes::from_static(b"2\nab")))
+                .await
+                .unwrap();
             assert_eq!(response.chunk().await.unwrap().unwrap(), "2\nab");
             drop(response);
             // Hyper notices the closed connection when it writes or reads next.
             let gone = loop {
-                let _ = sender.send(Bytes::from_static(b"1\nx")).await;
+                let _ = sender.send(queued(Bytes::from_static(b"1\nx"))).await;
                 if let Ok(Some(event)) =
                     tokio::time::timeout(Duration::from_millis(20), inbox.recv()).await
                 {
@@ -477,6 +480,13 @@ mod tests {
                     connection: ConnectionKey(7)
                 }
             ));
+        }
+    }
+
+    fn queued(record: Bytes) -> Queued {
+        Queued {
+            record,
+            _room: None,
         }
     }
 

@@ -8,15 +8,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tepui_agent_core::{
-    AgentView, ConnectionKey, ContainerOwner, ContainerView, Core, Effect, GuestTask, Input,
-    PrepareFailure, Rejection, RequestKey, TaskRef,
+    AgentView, ConnectionKey, ContainerOwner, ContainerView, Core, Effect, ExecutorRef, GuestTask,
+    Input, PrepareFailure, Rejection, RequestKey, TaskRef,
 };
 use tepui_api::guest;
 use tepui_api::link::ToMaster;
 use tepui_api::v1::executor;
 use tepui_api::{MediaType, media, recordio};
 use tepui_model::{Now, Tick, check_id};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -33,10 +33,14 @@ use crate::store::Pin;
 const KILL_TIME: Duration = Duration::from_secs(2);
 /// What schedulers have to acknowledge the ends of tasks when the agent stops.
 const TELL_TIME: Duration = Duration::from_secs(1);
+/// How long an executor waits that subscribes while it is being started.
+const START_PAUSE: Duration = Duration::from_millis(5);
 /// How many events the owner takes before it looks at the clock again.
 const BATCH: usize = 256;
 /// How many events an executor may be behind before it is taken for dead.
 const EXECUTOR_QUEUE: usize = 65_536;
+/// And how many bytes of them may wait.
+const EXECUTOR_QUEUE_BYTES: usize = 64 << 20;
 
 /// What can happen to the shell.
 #[derive(Debug)]
@@ -93,7 +97,7 @@ pub(crate) enum Event {
 pub(crate) enum Subscription {
     Open {
         connection: ConnectionKey,
-        events: mpsc::Receiver<Bytes>,
+        events: mpsc::Receiver<Queued>,
     },
     Refused {
         status: u16,
@@ -135,8 +139,16 @@ enum Pending {
     Call(Reply),
 }
 
+/// An event on its way to an executor, as a record, with the room it takes.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    pub(crate) record: Bytes,
+    pub(crate) _room: Option<OwnedSemaphorePermit>,
+}
+
 struct Connection {
-    sender: mpsc::Sender<Bytes>,
+    sender: mpsc::Sender<Queued>,
+    room: Arc<Semaphore>,
     media: MediaType,
 }
 
@@ -395,6 +407,26 @@ impl Owner {
                 media,
                 reply,
             } => {
+                let executor = ExecutorRef {
+                    framework: call.framework_id.value.as_str().into(),
+                    executor: call.executor_id.value.as_str().into(),
+                };
+                if self.core.is_being_started(&executor) {
+                    // It may be faster than we write down which process it is. What runs tasks must be known to the next
+                    // agent, should this one die now.
+                    let events = self.events.clone();
+                    tokio::spawn(async move {
+                        tokio::time::sleep(START_PAUSE).await;
+                        let again = Event::Subscribe {
+                            call,
+                            token,
+                            media,
+                            reply,
+                        };
+                        let _ = events.send(again).await;
+                    });
+                    return;
+                }
                 let (request, connection) = (RequestKey(self.mint()), ConnectionKey(self.mint()));
                 self.pending.insert(
                     request,
@@ -640,7 +672,13 @@ impl Owner {
             return;
         };
         let record = recordio::encode(&media::encode(connection.media, event));
-        if connection.sender.try_send(record).is_err() {
+        let bytes = u32::try_from(record.len().min(EXECUTOR_QUEUE_BYTES)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&connection.room).try_acquire_many_owned(bytes);
+        let queued = room.ok().map(|room| Queued {
+            record,
+            _room: Some(room),
+        });
+        if queued.is_none_or(|queued| connection.sender.try_send(queued).is_err()) {
             tracing::warn!(
                 connection = key.0,
                 "an executor does not read its events and is disconnected"
@@ -664,8 +702,15 @@ impl Owner {
                 reply,
             }) if status == 200 => {
                 let (sender, events) = mpsc::channel(EXECUTOR_QUEUE);
-                self.connections
-                    .insert(connection, Connection { sender, media });
+                let room = Arc::new(Semaphore::new(EXECUTOR_QUEUE_BYTES));
+                self.connections.insert(
+                    connection,
+                    Connection {
+                        sender,
+                        room,
+                        media,
+                    },
+                );
                 // A client that has gone is noticed by its dropped stream.
                 let _ = reply.send(Subscription::Open { connection, events });
             }

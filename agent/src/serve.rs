@@ -3,6 +3,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -10,8 +13,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::peer;
@@ -23,6 +28,14 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(30);
 const HEAD_BYTES: usize = 64 << 10;
 /// The pause after a connection could not be taken: mostly there are no descriptors left just now.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// Connections at once of one listener, and the part of all descriptors they may have: an agent without any cannot start
+/// or write anything.
+const CONNECTIONS: usize = 10_000;
+const PART_OF_DESCRIPTORS: usize = 4;
+/// What it takes to know the version of HTTP.
+const VERSION_BYTES: usize = 24;
+const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 30\r\nConnection: close\r\n\r\nThere are too many connections";
 /// How long open requests may take to end when the agent stops.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -71,6 +84,85 @@ impl Listen for UnixListener {
     }
 }
 
+fn connections() -> usize {
+    let files = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+    let files = files.map_or(1024, |(now, _)| usize::try_from(now).unwrap_or(usize::MAX));
+    (files / PART_OF_DESCRIPTORS).clamp(1, CONNECTIONS)
+}
+
+/// Says why.
+async fn refuse(mut stream: impl AsyncWrite + Unpin) -> io::Result<()> {
+    stream.write_all(TOO_MANY).await?;
+    stream.shutdown().await
+}
+
+/// A peer that has to begin within the time the head of a request may take: until its version is known nobody else looks
+/// at the clock.
+struct Hasty<S> {
+    stream: S,
+    missing: usize,
+    waiting: Pin<Box<Sleep>>,
+}
+
+impl<S> Hasty<S> {
+    fn new(stream: S) -> Self {
+        Self {
+            stream,
+            missing: VERSION_BYTES,
+            waiting: Box::pin(tokio::time::sleep(HEAD_PATIENCE)),
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Hasty<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if polled.is_ready() {
+            let read = buffer.filled().len() - before;
+            self.missing = self.missing.saturating_sub(read);
+        } else if self.missing > 0 && self.waiting.as_mut().poll(context).is_ready() {
+            let message = "no request came in time";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Hasty<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
 /// Until told to stop; then open requests have a moment to end.
 pub(crate) async fn serve(
     listener: impl Listen,
@@ -85,7 +177,11 @@ pub(crate) async fn serve(
         .header_read_timeout(HEAD_PATIENCE)
         .title_case_headers(true)
         .max_buf_size(HEAD_BYTES);
-    builder.http2().timer(TokioTimer::new());
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE);
+    let slots = Arc::new(Semaphore::new(connections()));
     let graceful = GracefulShutdown::new();
     let abandoned = CancellationToken::new();
     loop {
@@ -101,10 +197,18 @@ pub(crate) async fn serve(
                 continue;
             }
         };
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+            tracing::debug!("there are too many connections");
+            tokio::spawn(async move {
+                let _ = tokio::time::timeout(ACCEPT_PAUSE, refuse(stream)).await;
+            });
+            continue;
+        };
         let watcher = graceful.watcher();
         let (builder, site, tenants) = (builder.clone(), site.clone(), tenants.clone());
         let abandoned = abandoned.clone();
         tokio::spawn(async move {
+            let _slot = slot;
             let site = match (tenants, ends) {
                 (Some(tenants), Some(ends)) if Tenants::is_one(tenants.users, ends).await => {
                     tenants.site
@@ -113,7 +217,7 @@ pub(crate) async fn serve(
             };
             let service = TowerToHyperService::new(site);
             let connection = builder
-                .serve_connection(TokioIo::new(stream), service)
+                .serve_connection(TokioIo::new(Hasty::new(stream)), service)
                 .into_owned();
             let connection = watcher.watch(connection);
             tokio::select! {

@@ -254,8 +254,16 @@ impl Store {
         let bytes = file.as_file().metadata()?.len();
         let path = self.inner.directory.join(name);
         let mut state = self.inner.lock();
+        if state.entries.contains_key(name) {
+            // Another was faster with the same content, and somebody may have it in use.
+            state.pin(name);
+            return Ok(Pin {
+                inner: self.inner.clone(),
+                name: name.to_owned(),
+                bytes,
+            });
+        }
         file.persist(&path).map_err(|error| error.error)?;
-        state.forget(name);
         state.insert(name.to_owned(), bytes);
         state.pin(name);
         self.inner.evict(&mut state, self.inner.bound_bytes);

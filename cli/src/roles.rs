@@ -531,6 +531,8 @@ fn serve(
         });
         server(stop).await
     })?;
+    // A thread that waits for a disk is not waited for.
+    runtime.shutdown_timeout(Duration::from_secs(5));
     Ok(ExitCode::SUCCESS)
 }
 

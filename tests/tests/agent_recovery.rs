@@ -80,6 +80,15 @@ fn launch_custom(scheduler: &mut Scheduler, executor: &str, ids: &[&str]) {
     assert_eq!(scheduler.launch(&offer, &tasks).status, 202);
 }
 
+/// The process of the only executor, once the agent has written down which it is.
+fn known_process(cluster: &Cluster) -> i32 {
+    wait_until("the agent to know the executor's process", || {
+        let containers = request(&cluster.agents[0].address, "GET", "/containers", &[], b"");
+        let pid = &containers.ok()?.json()[0]["status"]["executor_pid"];
+        i32::try_from(pid.as_i64()?).ok()
+    })
+}
+
 fn meta(cluster: &Cluster) -> PathBuf {
     cluster.folder.path().join("agent-1/meta")
 }
@@ -228,9 +237,7 @@ fn an_executor_that_never_subscribed_is_given_up_after_a_restart() {
     let mut cluster = cluster(&[]);
     let mut scheduler = aware(&cluster);
     launch_custom(&mut scheduler, "silent", &["waits"]);
-    wait_until("the executor's process", || {
-        (!cluster.processes(&["sleep", "4711"]).is_empty()).then_some(())
-    });
+    known_process(&cluster);
     cluster.agents[0].start_again();
     let status = until(&mut scheduler, "waits", "TASK_GONE");
     assert_eq!(ended(&status).1, "REASON_EXECUTOR_REREGISTRATION_TIMEOUT");
@@ -247,9 +254,7 @@ fn an_executor_that_died_while_its_agent_was_away_has_terminated() {
     let mut cluster = cluster(&["--executor_reregistration_timeout=15secs"]);
     let mut scheduler = aware(&cluster);
     launch_custom(&mut scheduler, "mortal", &["waits"]);
-    let process = wait_until("the executor's process", || {
-        cluster.processes(&["sleep", "4711"]).first().copied()
-    });
+    let process = known_process(&cluster);
     cluster.agents[0].kill();
     let process = nix::unistd::Pid::from_raw(process);
     nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGKILL).unwrap();

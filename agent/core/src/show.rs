@@ -3,6 +3,7 @@
 use tepui_api::convert::{executor_user, task_user};
 use tepui_model::ExecutorId;
 
+use crate::executor::Stage;
 use crate::input::{ExecutorRef, TaskRef};
 use crate::link_state::CAPABILITIES;
 use crate::machine::{Core, Link};
@@ -137,6 +138,12 @@ impl Core {
                 pid: None,
             })
         })
+    }
+
+    /// Whether an executor is being started and its process not known yet.
+    pub fn is_being_started(&self, reference: &ExecutorRef) -> bool {
+        self.executor(reference)
+            .is_some_and(|executor| executor.stage == Stage::Starting && executor.pid.is_none())
     }
 
     /// One task, alive or ended and still remembered.
