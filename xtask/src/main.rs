@@ -166,6 +166,9 @@ fn test(more: &[&str]) -> anyhow::Result<()> {
     run(cargo()
         .args(["test", "--manifest-path", "sdk-guest/Cargo.toml"])
         .env("CARGO_TARGET_DIR", target().join("guests")))?;
-    run(cargo().args(["test", "--workspace"]).args(more))?;
+    // All that fails is told at once.
+    run(cargo()
+        .args(["test", "--workspace", "--no-fail-fast"])
+        .args(more))?;
     demo::run()
 }
