@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
+use tepui_wall::open_directly;
 
 /// How often a resolution is repeated that a concurrent rename disturbed.
 const RESOLVE_ATTEMPTS: usize = 64;
@@ -39,16 +40,24 @@ pub(crate) struct Listed {
 }
 
 impl Directory {
+    /// The directory of that very path, which is absolute: a tenant may have put a link on the way to what is inside
+    /// another's.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let handle = nix::fcntl::open(
-            path,
-            OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        )?;
-        Ok(Self {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        open_directly(path, flags, Mode::empty()).map(Self::of)
+    }
+
+    /// By a way that the agent alone has made, some of it links.
+    pub(crate) fn open_trusted(path: &Path) -> io::Result<Self> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        Ok(Self::of(nix::fcntl::open(path, flags, Mode::empty())?))
+    }
+
+    fn of(handle: OwnedFd) -> Self {
+        Self {
             handle,
             creating: ResolveFlag::empty(),
-        })
+        }
     }
 
     /// The same directory, in which nothing is created behind a symbolic link, not even behind one that stays inside:

@@ -396,7 +396,7 @@ impl FilesContext {
         let split = self.split(path).ok_or_else(|| FileError::NotASandbox {
             path: path.to_owned(),
         })?;
-        let directory = Directory::open(&self.work_dir.join(&split.trusted));
+        let directory = Directory::open_trusted(&self.work_dir.join(&split.trusted));
         let directory = directory.map_err(|error| FileError::of(path, &error))?;
         Ok((directory, split.inside.unwrap_or_default()))
     }

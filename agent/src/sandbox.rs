@@ -1,11 +1,13 @@
 //! A task's or executor's own directory: where it lies, what is in it from the start, and which part of a path names it.
 
-use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
 
 use tepui_wall::open_output;
+
+use crate::confine::Directory;
 
 /// The parts of a sandbox's path below the work directory, those at the odd places being ids:
 /// `slaves/<agent>/frameworks/<framework>/executors/<executor>/runs/<container>`.
@@ -25,10 +27,7 @@ pub(crate) fn is_output(path: &Path) -> bool {
 
 /// Adds a sentence to what the task said on stderr, for whoever looks there first. What cannot be written is not missed.
 pub(crate) fn complain(sandbox: &Path, message: &str) {
-    let file = OpenOptions::new()
-        .append(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(sandbox.join("stderr"));
+    let file = open_output(&sandbox.join("stderr"));
     if let Err(error) = file.and_then(|mut file| writeln!(file, "{message}")) {
         tracing::debug!(sandbox = %sandbox.display(), %error, "stderr cannot be written");
     }
@@ -52,17 +51,16 @@ pub(crate) fn create_nested(
     sandbox: &str,
     task: &str,
 ) -> io::Result<PathBuf> {
-    let parent = create(work_dir, parent)?;
+    let pod = create(work_dir, parent)?;
     let path = work_dir.join(sandbox);
-    std::fs::create_dir_all(&path)?;
-    create_outputs(&path)?;
-    let tasks = parent.join("tasks");
-    std::fs::create_dir_all(&tasks)?;
+    let inside = path.strip_prefix(&pod).map_err(io::Error::other)?;
+    // Other tasks of the group may see the group's directory, and have put links into it.
+    let within = Directory::open(&pod)?.without_links()?;
+    let own = within.create_directories(inside)?;
+    create_outputs(Path::new(&format!("/proc/self/fd/{}", own.as_raw_fd())))?;
     if let Some(container) = path.file_name() {
-        match symlink(Path::new("../containers").join(container), tasks.join(task)) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
+        let target = Path::new("../containers").join(container);
+        within.create_symlink(&target, &Path::new("tasks").join(task))?;
     }
     Ok(path)
 }

@@ -10,7 +10,7 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, User, fchown, fchownat};
 use tepui_api::v1;
-use tepui_wall::{Identity, IdentityError};
+use tepui_wall::{Identity, IdentityError, open_directly};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UserError {
@@ -57,7 +57,7 @@ pub(crate) async fn own_directory(identity: &Identity, directory: &Path) -> Resu
 pub(crate) fn give(directory: PathBuf, user: u32, group: u32) -> io::Result<()> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let (uid, gid) = (Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));
-    let mut directories = vec![nix::fcntl::open(&directory, flags, Mode::empty())?];
+    let mut directories = vec![open_directly(&directory, flags, Mode::empty())?];
     while let Some(directory) = directories.pop() {
         // Before what is in it, so that nothing new comes in that is not the new owner's.
         fchown(&directory, uid, gid)?;

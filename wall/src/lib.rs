@@ -19,7 +19,7 @@ mod read_only;
 mod view;
 
 pub use identity::{Identity, IdentityError};
-pub use output::open_output;
+pub use output::{open_directly, open_output};
 pub use read_only::ReadOnly;
 
 use std::fmt;

@@ -1,22 +1,18 @@
 //! Files that tenants may have put something else in the place of.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, OpenHow, ResolveFlag, fcntl, openat2};
+use nix::sys::stat::Mode;
 
-/// Opens a file in a tenant's directory to append to it, and makes it if it is not there. A link is not followed, a pipe
-/// is not waited for: both are errors, as is everything else that is no regular file.
+/// Opens a file in a tenant's directory to append to it, and makes it if it is not there. No link is followed, a pipe
+/// is not waited for: both are errors, as is everything else that is no regular file. The path is absolute.
 pub fn open_output(path: &Path) -> io::Result<File> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o644)
-        .custom_flags(flags.bits())
-        .open(path)?;
+    let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NONBLOCK;
+    let file = File::from(open_directly(path, flags, Mode::from_bits_truncate(0o644))?);
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
@@ -25,9 +21,28 @@ pub fn open_output(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Opens what has that very path: none of its parts may be a symbolic link, for a tenant may have put it there. The way to
+/// something that is open already (`/proc/self/fd/N`) is taken as it is, up to that.
+pub fn open_directly(path: &Path, flags: OFlag, mode: Mode) -> io::Result<OwnedFd> {
+    let resolve = match path.starts_with("/proc/self/fd") {
+        true => ResolveFlag::empty(),
+        false => ResolveFlag::RESOLVE_NO_SYMLINKS,
+    };
+    let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    // A mode where nothing is made is an error.
+    let mode = match flags.contains(OFlag::O_CREAT) {
+        true => mode,
+        false => Mode::empty(),
+    };
+    let how = OpenHow::new().flags(flags).mode(mode).resolve(resolve);
+    Ok(openat2(AT_FDCWD, path, how)?)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
     use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
 
     use super::*;
 
@@ -43,7 +58,7 @@ mod tests {
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert!(open_output(&link).is_err());
         let pipe = folder.path().join("pipe");
-        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).unwrap();
         assert!(open_output(&pipe).is_err());
         let reader = OpenOptions::new()
             .read(true)
@@ -53,5 +68,8 @@ mod tests {
         assert!(open_output(&pipe).is_err(), "also with a reader");
         drop(reader);
         assert!(open_output(folder.path()).is_err());
+        let other = folder.path().join("other");
+        std::os::unix::fs::symlink(folder.path(), &other).unwrap();
+        assert!(open_output(&other.join("stdout")).is_err());
     }
 }
