@@ -47,6 +47,13 @@ pub fn listed_endpoint(path: &str, prefix: &str) -> Option<&'static str> {
     ENDPOINTS.into_iter().find(|endpoint| is_at(path, endpoint))
 }
 
+/// Whether the path is that of the page or of what lies below it. For what is open to more than the rest: a router takes the page
+/// with a suffix for another one.
+pub fn is_exactly_at(path: &str, page: &str) -> bool {
+    path.strip_prefix(page)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// Whether the path is that of the page, whatever it is written with behind it: a suffix, or more path.
 pub fn is_at(path: &str, page: &str) -> bool {
     path.strip_prefix(page)

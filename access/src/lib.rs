@@ -18,5 +18,5 @@ pub use acls::{Acls, AclsError};
 pub use action::Action;
 pub use artifact_token::{ArtifactKey, TokenRefused};
 pub use caller::{Caller, Denied};
-pub use challenge::{Challenge, is_at, listed_endpoint};
+pub use challenge::{Challenge, is_at, is_exactly_at, listed_endpoint};
 pub use credentials::{Credential, Credentials, CredentialsError, Refused};

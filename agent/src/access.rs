@@ -9,7 +9,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tepui_access::{Acls, Action, Caller, Denied, is_at, listed_endpoint};
+use tepui_access::{Acls, Action, Caller, Denied, is_at, is_exactly_at, listed_endpoint};
 use tepui_agent_core::{AgentView, FrameworkView, TaskView};
 use tepui_api::convert::{operation_resources, reserved_role, task_user};
 
@@ -44,11 +44,16 @@ impl Realm {
     /// `None` for what everybody may ask, and for executors and other agents, who have tokens.
     fn of(path: &str) -> Option<Self> {
         let path = bare(path);
-        let is = |page: &str| is_at(path, page);
-        let is_of_executors = is("/api/v1/executor") || is("/api/v1/guest");
-        if is("/health") || is("/version") || is_of_executors || is(crate::artifacts::PATH) {
+        let open = [
+            "/health",
+            "/version",
+            "/api/v1/executor",
+            "/api/v1/guest",
+            crate::artifacts::PATH,
+        ];
+        if open.iter().any(|page| is_exactly_at(path, page)) {
             None
-        } else if is("/api/v1") {
+        } else if is_at(path, "/api/v1") {
             Some(Self::Readwrite)
         } else {
             Some(Self::Readonly)
@@ -206,7 +211,14 @@ mod tests {
 
     #[test]
     fn every_path_has_its_realm() {
-        for path in ["/api/v1", "/slave(1)/api/v1/", "/slave%281%29/api/v1"] {
+        for path in [
+            "/api/v1",
+            "/slave(1)/api/v1/",
+            "/slave%281%29/api/v1",
+            // The router takes them for the operator's page.
+            "/api/v1/executor.x",
+            "/slave(1)/api/v1/guest.",
+        ] {
             assert_eq!(Realm::of(path), Some(Realm::Readwrite), "{path}");
         }
         for path in [

@@ -9,7 +9,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tepui_access::{Action, Caller, Challenge, is_at, listed_endpoint};
+use tepui_access::{Action, Caller, Challenge, is_at, is_exactly_at, listed_endpoint};
 
 use crate::config::Authentication;
 use crate::shared::{Refusal, Shared};
@@ -63,12 +63,16 @@ impl Realm {
     fn of(method: &Method, path: &str) -> Option<Self> {
         let path = path.strip_prefix("/master").unwrap_or(path);
         let is = |page: &str| is_at(path, page);
+        let is_exactly = |page: &str| is_exactly_at(path, page);
         let reads = *method == Method::GET || *method == Method::HEAD;
-        if is("/api/v1/scheduler") {
+        if is_exactly("/api/v1/scheduler") {
             Some(Self::Frameworks)
-        } else if is("/tepui/v1/agent-link") {
+        } else if is_exactly("/tepui/v1/agent-link") {
             Some(Self::Agents)
-        } else if is("/health") || is("/version") || is("/redirect") || is("/artifacts") {
+        } else if ["/health", "/version", "/redirect", "/artifacts"]
+            .into_iter()
+            .any(is_exactly)
+        {
             None
         } else if is("/api/v1/tepui") || is("/quota") || is("/weights") {
             Some(if reads {
@@ -155,6 +159,8 @@ mod tests {
         assert_eq!(post("/api/v1/scheduler"), Some(Realm::Frameworks));
         assert_eq!(post("/master/api/v1/scheduler/"), Some(Realm::Frameworks));
         assert_eq!(post("/api/v1"), Some(Realm::Readwrite));
+        assert_eq!(post("/api/v1/scheduler.x"), Some(Realm::Readwrite));
+        assert_eq!(post("/tepui/v1/agent-link.x"), Some(Realm::Readonly));
         assert_eq!(post("/api/v1/operator"), Some(Realm::Readwrite));
         assert_eq!(get("/api/v1/tepui/logs"), Some(Realm::Readonly));
         assert_eq!(
