@@ -362,7 +362,9 @@ async fn permit(site: &Site, kind: call::Type, call: &Call) -> Result<(), Refusa
         None if launches => user::own(),
         _ => site.containers.user_of(id).await?,
     };
-    let asked = command.and_then(|command| command.user.as_deref());
+    let asked = command
+        .and_then(|command| command.user.as_deref())
+        .filter(|user| !user.is_empty());
     eyes.permit(action, Some(asked.unwrap_or(&present)))?;
     if let Some(action) = under_parent {
         eyes.permit(action, Some(&present))?;

@@ -18,7 +18,7 @@ pub use operation::{
 };
 pub use resource_in::{resource_from_wire, resources_from_wire};
 pub use resource_out::{ResourceFormat, resource_to_wire, resources_to_wire};
-pub use user::{executor_user, task_user};
+pub use user::{executor_user, fallback_user, task_user};
 pub use value::{labels_from_wire, labels_to_wire};
 
 use tepui_model::{AmountError, RangesError, ResourceError, Role, RoleError};

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use tepui_api::convert::task_user;
+use tepui_api::convert::{fallback_user, task_user};
 use tepui_api::link::{self, to_agent};
 use tepui_api::v1::offer::{Operation, operation};
 use tepui_api::v1::scheduler::call;
@@ -382,8 +382,11 @@ impl Core {
                 &accepted.role,
             );
             let info = &self.frameworks[accepted.framework].info;
-            let user = task_user(&task, &info.user);
-            if let Err(denied) = self.authorize_user(info.principal.as_deref(), user) {
+            let mut users = std::iter::once(task_user(&task, &info.user))
+                .chain(fallback_user(&task, &info.user));
+            let principal = info.principal.as_deref();
+            let allowed = users.try_for_each(|user| self.authorize_user(principal, user));
+            if let Err(denied) = allowed {
                 let (id, agent) = (task.task_id, task.agent_id);
                 let reason = Reason::TaskUnauthorized;
                 self.task_error(accepted.framework, id, agent, reason, denied.to_string());

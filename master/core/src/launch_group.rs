@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tepui_access::Denied;
-use tepui_api::convert::task_user;
+use tepui_api::convert::{executor_user, fallback_user, task_user};
 use tepui_api::link::{self, to_agent};
 use tepui_api::v1::offer::operation;
 use tepui_api::v1::{self, task_status::Reason};
@@ -67,15 +67,17 @@ impl Core {
         tasks: &[v1::TaskInfo],
     ) -> Result<(), Denied> {
         let info = &self.frameworks[accepted.framework].info;
-        let of_executor = executor
-            .command
-            .as_ref()
-            .and_then(|command| command.user.as_deref());
         let principal = info.principal.as_deref();
-        tasks.iter().try_for_each(|task| {
-            let user = task_user(task, of_executor.unwrap_or(&info.user));
-            self.authorize_user(principal, user)
-        })
+        let of_executor = executor_user(executor, &info.user);
+        if executor.command.is_some() {
+            self.authorize_user(principal, of_executor)?;
+        }
+        let mut users = tasks.iter().flat_map(|task| {
+            let own = std::iter::once(task_user(task, of_executor));
+            // The native body of a task knows nothing of its executor.
+            own.chain(fallback_user(task, &info.user))
+        });
+        users.try_for_each(|user| self.authorize_user(principal, user))
     }
 
     fn check_group(

@@ -54,12 +54,35 @@ fn a_task_runs_only_as_a_user_its_principal_may_use() {
     let mut allowed = task(&offers[0], "allowed", "cpus:1;mem:64");
     allowed.command.get_or_insert_default().user = Some("www".to_owned());
     let denied = task(&offers[0], "denied", "cpus:1;mem:64");
-    cluster.launch(&scheduler, &offers, vec![denied, allowed]);
+    // Its native body would run as somebody else.
+    let hidden = |id: &str, user: Option<&str>| {
+        let mut task = task(&offers[0], id, "cpus:0.1;mem:8");
+        task.command.get_or_insert_default().user = Some("www".to_owned());
+        let wasm = task
+            .container
+            .get_or_insert_default()
+            .wasm
+            .get_or_insert_default();
+        wasm.fallback.get_or_insert_default().user = user.map(str::to_owned);
+        task
+    };
+    let tasks = vec![
+        denied,
+        hidden("as root", Some("root")),
+        hidden("as the framework's", None),
+        allowed,
+    ];
+    cluster.launch(&scheduler, &offers, tasks);
     let statuses = cluster.statuses(&scheduler);
-    assert_eq!(statuses.len(), 1);
-    assert_eq!(statuses[0].task_id.value, "denied");
-    assert_eq!(statuses[0].state(), TaskState::TaskError);
-    assert_eq!(statuses[0].reason(), Reason::TaskUnauthorized);
+    let told = statuses.iter().map(|status| status.task_id.value.as_str());
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        ["denied", "as root", "as the framework's"]
+    );
+    for status in &statuses {
+        assert_eq!(status.state(), TaskState::TaskError);
+        assert_eq!(status.reason(), Reason::TaskUnauthorized);
+    }
     assert_eq!(cluster.view().tasks.len(), 1);
 }
 
@@ -78,7 +101,12 @@ fn one_forbidden_task_refuses_its_whole_group() {
         task
     };
     let executor = super::groups::executor(&scheduler);
+    let mut own = executor.clone();
+    own.r#type = Some(v1::executor_info::Type::Custom.into());
+    own.executor_id.value = "own".to_owned();
+    own.command.get_or_insert_default().user = Some("root".to_owned());
     let operations = vec![
+        super::groups::group(own, vec![as_user("z", "www")]),
         super::groups::group(
             executor.clone(),
             vec![as_user("a", "www"), as_user("b", "root")],
@@ -104,7 +132,7 @@ fn one_forbidden_task_refuses_its_whole_group() {
             Reason::TaskGroupUnauthorized,
         )
     };
-    assert_eq!(told, [denied("a"), denied("b")]);
+    assert_eq!(told, [denied("z"), denied("a"), denied("b")]);
     assert_eq!(cluster.view().tasks.len(), 1);
 }
 
