@@ -106,7 +106,8 @@ impl Master {
             self.access.apply(&mut config)?;
             self.patience.apply(&mut config.core);
             self.allocation.apply(&mut config);
-            allow_many_files();
+            // Without a descriptor left a master can write nothing.
+            config.max_connections = config.max_connections.min(allow_many_files() / 4).max(1);
             config.cluster = self.cluster;
             config.max_operator_event_stream_subscribers =
                 self.max_operator_event_stream_subscribers as usize;
@@ -491,14 +492,17 @@ pub(crate) fn executor_native() -> anyhow::Result<ExitCode> {
     tepui_executor_native::run().map(|()| ExitCode::SUCCESS)
 }
 
-/// Each connection and each file of a registry takes a descriptor, and most systems grant few unless asked.
-fn allow_many_files() {
+/// Each connection and each file of a registry takes a descriptor, and most systems grant few unless asked. Returns how many
+/// there may be.
+fn allow_many_files() -> usize {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
     if let Err(error) = raised {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
+    let now = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(now, _)| now);
+    usize::try_from(now).unwrap_or(usize::MAX)
 }
 
 /// Each upload keeps one for as long as it lasts.

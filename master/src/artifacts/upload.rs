@@ -10,13 +10,15 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use tepui_api::registry;
 use tepui_fetch::{Error, Sink};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::{Incoming, Received, UploadQuery, blocking, check_digest, check_name, not_stored};
 use crate::shared::{Refusal, Shared};
 
 /// Pieces of an upload that may wait for the disk.
 const WRITE_QUEUE: usize = 16;
+const UPLOADS_AT_ONCE: usize = 64;
+static UPLOADS: Semaphore = Semaphore::const_new(UPLOADS_AT_ONCE);
 
 pub(super) async fn put(
     shared: &Shared,
@@ -66,6 +68,12 @@ async fn receive(
     offset: u64,
     mut body: Body,
 ) -> Result<Received, Refusal> {
+    // Each keeps a thread of those that all reads share.
+    let _one = UPLOADS.try_acquire().map_err(|_| {
+        Refusal::unavailable(format!(
+            "There are {UPLOADS_AT_ONCE} uploads under way; try again when one has ended"
+        ))
+    })?;
     let limit = shared.config.max_artifact_bytes.unwrap_or(u64::MAX);
     let patience = shared.config.request_patience;
     let (file, opened) = blocking(move || open(&file, offset).map(|opened| (file, opened))).await?;
