@@ -358,6 +358,61 @@ fn tasks_and_executors_run_as_their_user_with_a_sandbox_of_their_own() {
     assert!(!user.contains("\t0"), "{user}");
 }
 
+/// What root opens for a task, and gives it, is no file of the host's that the task put in its place.
+#[test]
+fn a_tasks_output_leads_nowhere_else() {
+    use std::os::unix::fs::MetadataExt;
+    if !nix::unistd::geteuid().is_root() {
+        println!("not root: tasks have no users of their own to be given anything");
+        return;
+    }
+    let cluster = cluster(&[]);
+    // Others must get as far as their sandboxes.
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(cluster.folder.path(), open).unwrap();
+    let mut scheduler = subscribe(&cluster);
+    let secret = cluster.folder.path().join("secret");
+    std::fs::write(&secret, "secret").unwrap();
+    let untouched = || {
+        assert_eq!(std::fs::read_to_string(&secret).unwrap(), "secret");
+        assert_eq!(secret.metadata().unwrap().uid(), 0);
+    };
+    // As a volume.
+    let offer = scheduler.offer();
+    let mut task = Scheduler::task("volume", &offer, "echo mine");
+    task["command"]["user"] = json!("nobody");
+    task["container"] = json!({ "type": "MESOS", "volumes": [{
+        "mode": "RW", "container_path": "stdout", "host_path": secret.display().to_string() }] });
+    assert_eq!(scheduler.launch(&offer, &[task]).status, 202);
+    let status = scheduler.until("volume", "TASK_FAILED");
+    assert_eq!(
+        status["reason"], "REASON_CONTAINER_LAUNCH_FAILED",
+        "{status}"
+    );
+    untouched();
+    // As a link, before a check's command gets its output.
+    let offer = scheduler.offer();
+    let line = format!(
+        "rm stdout; ln -s {} stdout; exec sleep 1000",
+        secret.display()
+    );
+    let mut task = Scheduler::task("link", &offer, &line);
+    task["command"]["user"] = json!("nobody");
+    task["health_check"] = json!({ "type": "COMMAND", "command": { "value": "echo mine" },
+        "delay_seconds": 0, "interval_seconds": 0.1, "grace_period_seconds": 0, "consecutive_failures": 100 });
+    assert_eq!(scheduler.launch(&offer, &[task]).status, 202);
+    loop {
+        let status = scheduler.status();
+        // The first check may have come before the link.
+        if status["healthy"] == json!(false) {
+            break;
+        }
+    }
+    untouched();
+    scheduler.kill("link");
+    scheduler.until("link", "TASK_KILLED");
+}
+
 #[test]
 fn a_native_task_has_the_resource_limits_of_its_container() {
     let cluster = Cluster::start(1);
