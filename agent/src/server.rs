@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::Context;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use tepui_agent_core::{Core, DATASET_ATTRIBUTES};
+use tepui_agent_core::{Core, DATASET_ATTRIBUTES, Input};
 use tepui_api::v1;
 use tepui_fetch::Fetch;
 use tepui_model::Role;
@@ -40,7 +40,7 @@ use crate::guest::Guests;
 use crate::holders::Holders;
 use crate::holdings;
 use crate::link::{Authority, LinkSettings, keep_linked};
-use crate::owner::{Owner, Parts, Stop, live_sandboxes, now};
+use crate::owner::{Event, Owner, Parts, Stop, live_sandboxes, now};
 use crate::persistent::Volumes;
 use crate::ports;
 use crate::prepare::Preparer;
@@ -241,7 +241,13 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let fetched = Store::open(work_dir.join("fetch"), config.cache_bytes)?;
     let compiler = Compiler::new(program.clone(), compiled.clone(), limits);
     let holdings = holdings::follow(&fetched, &compiled, compiler.clone(), events.clone());
-    datasets.tell(&holdings);
+    // Before there is a link: whoever sees the attributes of an agent's data sets may ask it for them.
+    let held = Input::Held {
+        held: datasets.holdings(),
+        gone: Vec::new(),
+    };
+    events.send(Event::Core(Box::new(held))).await?;
+    datasets.count(&holdings);
     let surroundings = Arc::new(Surroundings {
         endpoint,
         socket: socket.clone(),
