@@ -33,8 +33,6 @@ use crate::store::Pin;
 const KILL_TIME: Duration = Duration::from_secs(2);
 /// What schedulers have to acknowledge the ends of tasks when the agent stops.
 const TELL_TIME: Duration = Duration::from_secs(1);
-/// How long an executor waits that subscribes while it is being started.
-const START_PAUSE: Duration = Duration::from_millis(5);
 /// How many events the owner takes before it looks at the clock again.
 const BATCH: usize = 256;
 /// How many events an executor may be behind before it is taken for dead.
@@ -182,6 +180,8 @@ pub(crate) struct Owner {
     executors: Executors,
     garbage: Garbage,
     link: Option<Link>,
+    /// Subscriptions of executors whose start is not over.
+    early: Vec<Event>,
     next_key: u64,
     pending: BTreeMap<RequestKey, Pending>,
     connections: BTreeMap<ConnectionKey, Connection>,
@@ -261,6 +261,7 @@ impl Owner {
             executors: parts.executors,
             garbage: parts.garbage,
             link: None,
+            early: Vec::new(),
             next_key: 0,
             pending: BTreeMap::new(),
             connections: BTreeMap::new(),
@@ -377,7 +378,18 @@ impl Owner {
                 if let Input::ExecutorDisconnected { connection } = *input {
                     self.connections.remove(&connection);
                 }
+                let of_a_start = matches!(
+                    *input,
+                    Input::ExecutorStarted { .. }
+                        | Input::ExecutorStartFailed { .. }
+                        | Input::ExecutorExited { .. }
+                );
                 self.apply(*input);
+                if of_a_start {
+                    for early in std::mem::take(&mut self.early) {
+                        self.on_event(early);
+                    }
+                }
             }
             Event::LinkUp {
                 link,
@@ -414,16 +426,11 @@ impl Owner {
                 if self.core.is_being_started(&executor) {
                     // It may be faster than we write down which process it is. What runs tasks must be known to the next
                     // agent, should this one die now.
-                    let events = self.events.clone();
-                    tokio::spawn(async move {
-                        tokio::time::sleep(START_PAUSE).await;
-                        let again = Event::Subscribe {
-                            call,
-                            token,
-                            media,
-                            reply,
-                        };
-                        let _ = events.send(again).await;
+                    self.early.push(Event::Subscribe {
+                        call,
+                        token,
+                        media,
+                        reply,
                     });
                     return;
                 }

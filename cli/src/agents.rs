@@ -25,7 +25,7 @@ impl Agents {
             .map(row)
             .collect();
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&agents)?);
+            table::json(&Value::Array(agents));
             return Ok(ExitCode::SUCCESS);
         }
         let rows: Vec<Vec<String>> = agents

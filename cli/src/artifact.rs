@@ -141,7 +141,7 @@ impl Artifact {
 
 fn print(answer: &Value, json: bool) -> anyhow::Result<()> {
     if json {
-        println!("{}", serde_json::to_string_pretty(answer)?);
+        table::json(answer);
     } else {
         println!("{}", client::text(answer, &["url"]));
     }
@@ -159,7 +159,7 @@ fn with_url(client: &Client, mut answer: Value) -> Value {
 async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
     let answer: Value = client.get(ARTIFACTS, &[]).await?.json().await?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&answer)?);
+        table::json(&answer);
         return Ok(());
     }
     let rows: Vec<Vec<String>> = client::items(&answer["artifacts"])
@@ -176,7 +176,7 @@ async fn whereabouts(client: &Client, sha256: &str, json: bool) -> anyhow::Resul
     let request = client.request(Method::GET, &format!("{ARTIFACTS}/{sha256}"));
     let answer: Value = client.send(request).await?.json().await?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&answer)?);
+        table::json(&answer);
         return Ok(());
     }
     let mut rows = Vec::new();

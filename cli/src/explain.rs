@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::client::{self, Client, MasterAddress};
+use crate::table;
 
 #[derive(Args, Debug)]
 pub(crate) struct Explain {
@@ -51,8 +52,9 @@ impl Explain {
                 .await
                 .context("the master's explanation is not JSON")?;
             if self.json {
-                println!("{}", serde_json::to_string_pretty(&answer)?);
+                table::json(&answer);
             } else {
+                table::end_with_the_reader();
                 print!("{}", tepui_model::plain_lines(&told(&answer)));
             }
             Ok(ExitCode::SUCCESS)

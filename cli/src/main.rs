@@ -92,21 +92,6 @@ fn share_memory_areas() {
     }
 }
 
-/// Has a command that writes to somebody who reads no more (`| head`) end quietly, as others do. Rust ignores that signal
-/// otherwise, and `print!` panics.
-fn end_with_the_reader() {
-    // SAFETY: the default action is no handler of ours.
-    let set = unsafe {
-        nix::sys::signal::signal(
-            nix::sys::signal::Signal::SIGPIPE,
-            nix::sys::signal::SigHandler::SigDfl,
-        )
-    };
-    if let Err(error) = set {
-        tracing::debug!(%error, "a reader that goes away will look like a failure");
-    }
-}
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse_from(roles::from_mesos(std::env::args_os()));
     // The one crypto provider; building an HTTPS client without it would panic.
@@ -122,19 +107,10 @@ fn main() -> ExitCode {
             agent.run()
         }
         Command::Run(run) => run.run(),
-        Command::Ps(ps) => {
-            end_with_the_reader();
-            ps.run()
-        }
+        Command::Ps(ps) => ps.run(),
         Command::Logs(logs) => logs.run(),
-        Command::Agents(agents) => {
-            end_with_the_reader();
-            agents.run()
-        }
-        Command::Explain(explain) => {
-            end_with_the_reader();
-            explain.run()
-        }
+        Command::Agents(agents) => agents.run(),
+        Command::Explain(explain) => explain.run(),
         Command::Preinit(preinit) => preinit.run(),
         Command::Artifact(artifact) => artifact.run(),
         Command::Store(store) => store.run(),

@@ -27,7 +27,7 @@ impl Ps {
             client::block_on(async { Client::new(&self.master)?.operator("GET_STATE").await })?;
         let tasks = rows(&state["get_state"], self.all);
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&tasks)?);
+            table::json(&Value::Array(tasks));
             return Ok(ExitCode::SUCCESS);
         }
         let cell = |task: &Value, key: &str| client::text(task, &[key]).to_owned();

@@ -191,7 +191,7 @@ async fn list(
         .await?;
     let listed: Value = listed.json().await?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&listed)?);
+        table::json(&listed);
         return Ok(());
     }
     let row = |one: &Value, columns: &[&str]| {

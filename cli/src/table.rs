@@ -1,10 +1,33 @@
 //! Rows drawn as columns that line up.
 
+use serde_json::Value;
 use tepui_model::plain;
 
 /// Prints rows under a heading; the last column is never padded.
 pub(crate) fn print(heading: &[&str], rows: &[Vec<String>]) {
+    end_with_the_reader();
     print!("{}", render(heading, rows));
+}
+
+/// Prints an answer for programs.
+pub(crate) fn json(answer: &Value) {
+    end_with_the_reader();
+    println!("{answer:#}");
+}
+
+/// Has whoever writes to somebody who reads no more (`| head`) end quietly, as other commands do: Rust ignores that signal
+/// otherwise, and `print!` panics. To be called when all answers are in, for sockets break as well.
+pub(crate) fn end_with_the_reader() {
+    // SAFETY: the default action is no handler of ours.
+    let set = unsafe {
+        nix::sys::signal::signal(
+            nix::sys::signal::Signal::SIGPIPE,
+            nix::sys::signal::SigHandler::SigDfl,
+        )
+    };
+    if let Err(error) = set {
+        tracing::debug!(%error, "a reader that goes away will look like a failure");
+    }
 }
 
 fn render(heading: &[&str], rows: &[Vec<String>]) -> String {

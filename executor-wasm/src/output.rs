@@ -3,16 +3,16 @@
 //! A parked guest should cost little, and thousands of them share one limit of open files. So an output file is made at
 //! the start and opened again only by the first write; and once many are open, by each write for itself.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use tepui_wall::open_output;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
@@ -83,7 +83,8 @@ impl Output {
         limit: u64,
         meter: &Arc<Meter>,
     ) -> Result<Self, String> {
-        open(&path).map_err(|error| format!("{} cannot be opened: {error}", path.display()))?;
+        open_output(&path)
+            .map_err(|error| format!("{} cannot be opened: {error}", path.display()))?;
         Ok(Self::later(path, quota, limit, meter))
     }
 
@@ -128,7 +129,7 @@ impl Output {
         if let Some((file, _)) = self.inner.open.get() {
             return (&*file).write_all(bytes);
         }
-        let file = open(&self.inner.path)?;
+        let file = open_output(&self.inner.path)?;
         (&file).write_all(bytes)?;
         if let Some(share) = self.inner.quota.take() {
             // Should another write have been faster, this file is closed again.
@@ -136,17 +137,6 @@ impl Output {
         }
         Ok(())
     }
-}
-
-/// To append to what a guest writes as well.
-pub(crate) fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o644)
-        // The guest can put what it likes under this name, but not lead out of its sandbox by it.
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(path)
 }
 
 impl IsTerminal for Output {

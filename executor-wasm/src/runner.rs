@@ -16,9 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{ForkResult, Pid, User, fork};
 use serde::{Deserialize, Serialize};
-use tepui_wall::Plan;
-
-use crate::output;
+use tepui_wall::{Plan, open_output};
 
 /// What the executor asks for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -166,8 +164,8 @@ fn run(
         .current_dir(sandbox)
         .process_group(0)
         .stdin(Stdio::null())
-        .stdout(output::open(&sandbox.join("stdout"))?)
-        .stderr(output::open(&sandbox.join("stderr"))?);
+        .stdout(open_output(&sandbox.join("stdout"))?)
+        .stderr(open_output(&sandbox.join("stderr"))?);
     if let Some(name) = user {
         if walled {
             return Err(io::Error::other(format!(

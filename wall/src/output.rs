@@ -22,18 +22,13 @@ pub fn open_output(path: &Path) -> io::Result<File> {
 }
 
 /// Opens what has that very path: none of its parts may be a symbolic link, for a tenant may have put it there. The way to
-/// something that is open already (`/proc/self/fd/N`) is taken as it is, up to that.
+/// something that is open already (`/proc/self/fd/N`) is taken as it is, up to that. A mode is for what is made.
 pub fn open_directly(path: &Path, flags: OFlag, mode: Mode) -> io::Result<OwnedFd> {
     let resolve = match path.starts_with("/proc/self/fd") {
         true => ResolveFlag::empty(),
         false => ResolveFlag::RESOLVE_NO_SYMLINKS,
     };
     let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    // A mode where nothing is made is an error.
-    let mode = match flags.contains(OFlag::O_CREAT) {
-        true => mode,
-        false => Mode::empty(),
-    };
     let how = OpenHow::new().flags(flags).mode(mode).resolve(resolve);
     Ok(openat2(AT_FDCWD, path, how)?)
 }

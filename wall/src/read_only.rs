@@ -22,8 +22,8 @@ struct Shown {
 }
 
 impl ReadOnly {
-    /// `source` at `inside` of the directory `base`; all are directories, the first and the last of them absolute. An error
-    /// if a path holds a zero byte.
+    /// `source` at `inside` of the directory `base`, both of which are absolute; `inside` is relative. An error if a path
+    /// holds a zero byte.
     pub fn add(&mut self, source: &Path, base: &Path, inside: &Path) -> io::Result<()> {
         let name = |path: &Path| CString::new(path.as_os_str().as_bytes());
         self.0.push(Shown {
